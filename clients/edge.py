@@ -1,0 +1,45 @@
+"""An edge: keeps the published checkpoint in its cache and fine-tunes an adapter on its users' synthetic sets."""
+
+from __future__ import annotations
+
+from flwr.app import RecordDict
+
+from clients.node import NodeError, Request, use_threads
+from clients.payload import pack
+
+
+def refresh(request: Request) -> RecordDict:
+    """Store the blobs that were lacking, verify, swap atomically; answer the digest now served."""
+    request.checkpoint()
+    return pack({"digest": request.node.cache.digest})
+
+
+def finetune(request: Request) -> RecordDict:
+    """D_E^b → adapter_b: LoRA on the cached model over the union of the users' sets, and its accuracy."""
+    if request.node.role != "edge":
+        raise NodeError(f"{request.node.name} is a {request.node.role}; only an edge fine-tunes")
+    from datasets import concatenate_datasets
+
+    from fedkd.data.packing import unpack_dataset
+    from fedkd.distillation.finetune import finetune as train_adapter
+    from fedkd.evaluation.accuracy import evaluate
+    from fedkd.models.adapter import load_adapter, remove_adapters
+    from fedkd.models.pipeline import denoiser_of, load_pipeline
+
+    recipe = request.recipe
+    use_threads(recipe)
+    limit = int(recipe.federation.max_message_mb * 2**20)
+    sets = [unpack_dataset(request.files[str(name)], max_bytes=limit) for name in request.task["sets"]]
+    pipe = load_pipeline(
+        str(request.node.cache.path()),
+        device=recipe.run.device,
+        dtype=recipe.run.dtype,
+        scheduler=recipe.model.scheduler,
+    )
+    adapter, curves = train_adapter(
+        pipe, concatenate_datasets(sets), recipe.finetune, seed=request.seed, progress=request.progress()
+    )
+    load_adapter(denoiser_of(pipe), adapter, "edge")
+    metrics = evaluate(pipe, recipe, seed=int(request.task["evaluation_seed"]))
+    remove_adapters(denoiser_of(pipe))
+    return pack({"metrics": metrics, "loss": curves["loss"]}, {"adapter": adapter})

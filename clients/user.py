@@ -1,0 +1,47 @@
+"""A user: turns private pictures into synthetic ones, and answers with nothing else."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from flwr.app import RecordDict
+
+from clients.node import NodeError, Request, use_threads
+from clients.payload import pack
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+def private_images(request: Request) -> tuple[Dataset, list[str]]:
+    """The user's own captioned images, and the names of files that had to be skipped.
+
+    From the folder that the node's configuration names, else from the recipe's data by partition.
+    """
+    if request.node.data:
+        from fedkd.data.sources import load_folder
+
+        return load_folder(request.node.data, request.recipe.model.resolution)
+    from fedkd.data.partition import user_images
+
+    return user_images(request.recipe, request.node.index), []
+
+
+def synthesise(request: Request) -> RecordDict:
+    """D_n → D'_n: refresh the cached model, synthesise, answer the synthetic set and its audit."""
+    if request.node.role != "user":
+        raise NodeError(f"{request.node.name} is an {request.node.role}; only a user synthesises")
+    from fedkd.data.packing import pack_dataset
+    from fedkd.models.pipeline import load_pipeline
+    from fedkd.synthesis.synthesise import synthesise as make_synthetic
+
+    recipe = request.recipe
+    use_threads(recipe)
+    checkpoint = request.checkpoint()
+    private, skipped = private_images(request)
+    pipe = load_pipeline(
+        str(checkpoint), device=recipe.run.device, dtype=recipe.run.dtype, scheduler=recipe.model.scheduler
+    )
+    synthetic, audit = make_synthetic(pipe, private, recipe, request.seed)
+    audit = {**audit, "skipped": len(skipped)}
+    return pack({"audit": audit, "edge": request.node.edge}, {"set": pack_dataset(synthetic)})

@@ -1,0 +1,1 @@
+"""The fedkd command line: one file a verb."""

@@ -1,0 +1,59 @@
+"""The `fedkd` command: its verbs, each in a file of its own."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from typing import Annotated
+
+import typer
+
+from fedkd import __version__
+from fedkd.cli.recipes import recipes
+
+HELP = """Federated distillation of Stable Diffusion, and split inference between device and edge.
+
+[bold]The loop on this machine, about ten minutes on two cores:[/bold]
+
+  fedkd simulate quickstart
+
+[bold]Then:[/bold]
+
+  fedkd recipes ls                   what can be run
+  fedkd recipes show quickstart      everything a run is made of
+  fedkd simulate quickstart run.seed=1 run.name=again
+                                     change one thing
+  fedkd serve --help                 serve a checkpoint from an edge
+  fedkd generate --help              draw a picture with that edge
+  fedkd bench federated              the student against FedAvg
+"""
+
+app = typer.Typer(
+    help=HELP,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"fedkd {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Options that stand before the verb."""
+
+
+main.__doc__ = HELP
+app.add_typer(recipes, name="recipes")
+for verb in ("simulate", "generate", "serve", "bench", "pretrain"):
+    if importlib.util.find_spec(f"fedkd.cli.{verb}"):
+        app.command(verb)(getattr(importlib.import_module(f"fedkd.cli.{verb}"), verb))

@@ -1,0 +1,1 @@
+"""Captioned images: sources, captions, non-IID partition, packing to bytes."""

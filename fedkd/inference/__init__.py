@@ -1,0 +1,1 @@
+"""Denoising that can be cut at any step and go on elsewhere, bit for bit."""

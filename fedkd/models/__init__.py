@@ -1,0 +1,1 @@
+"""A Stable Diffusion model as components; LoRA adapters; sizes and FLOPs."""

@@ -1,0 +1,137 @@
+"""LoRA adapters as safetensors bytes: made, checked, loaded by name, and merged."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import torch
+from diffusers import DiffusionPipeline
+from peft import LoraConfig as PeftLoraConfig
+from peft import get_peft_model_state_dict
+from safetensors.torch import load, save
+
+from fedkd.models.pipeline import denoiser_of
+from fedkd.recipe import LoraConfig
+
+
+class AdapterError(ValueError):
+    """Adapter bytes that are malformed, not finite, or made for another model."""
+
+
+def peft_config(config: LoraConfig) -> PeftLoraConfig:
+    """The recipe's LoRA section as PEFT's own config."""
+    return PeftLoraConfig(
+        r=config.rank,
+        lora_alpha=config.alpha,
+        target_modules=list(config.target_modules),
+        init_lora_weights="gaussian",
+    )
+
+
+def add_adapter(denoiser: torch.nn.Module, name: str, config: LoraConfig, seed: int) -> list[torch.nn.Parameter]:
+    """Add a fresh adapter, make it the active one, and return its trainable parameters (float32)."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        denoiser.add_adapter(peft_config(config), adapter_name=name)
+    denoiser.set_adapter(name)
+    trained = [p for n, p in denoiser.named_parameters() if f".{name}." in n]
+    for parameter in trained:
+        parameter.data = parameter.data.float()
+        parameter.requires_grad_(True)
+    return trained
+
+
+def adapter_bytes(denoiser: torch.nn.Module, name: str) -> bytes:
+    """The adapter's weights and config as one safetensors file (its config in the header)."""
+    state = get_peft_model_state_dict(denoiser, adapter_name=name)
+    config = denoiser.peft_config[name]
+    header = {"r": config.r, "lora_alpha": config.lora_alpha, "target_modules": sorted(config.target_modules)}
+    tensors = {key: value.detach().cpu().contiguous().clone() for key, value in sorted(state.items())}
+    return save(tensors, metadata={"format": "pt", "lora": json.dumps(header, sort_keys=True)})
+
+
+def _header(data: bytes) -> dict[str, str]:
+    size = int.from_bytes(data[:8], "little")
+    if not 2 <= size <= min(len(data) - 8, 10_000_000):
+        raise AdapterError("the adapter is not a safetensors file; its header is missing")
+    return json.loads(data[8 : 8 + size]).get("__metadata__", {})
+
+
+def check_adapter(data: bytes, denoiser: torch.nn.Module | None = None) -> dict[str, torch.Tensor]:
+    """The adapter's tensors; AdapterError when malformed, not finite, or of other shapes than `denoiser`'s."""
+    try:
+        tensors = load(data)
+        lora = json.loads(_header(data)["lora"])
+        rank = int(lora["r"])
+    except AdapterError:
+        raise
+    except Exception as error:
+        raise AdapterError(f"the adapter cannot be read: {error}") from error
+    if not tensors:
+        raise AdapterError("the adapter has no tensors")
+    modules = dict(denoiser.named_modules()) if denoiser is not None else {}
+    for key, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise AdapterError(f"the adapter's tensor '{key}' is not finite")
+        if denoiser is None:
+            continue
+        path, _, kind = key.rpartition(".lora_")
+        module = modules.get(path)
+        layer = getattr(module, "base_layer", module)
+        weight = getattr(layer, "weight", None)
+        expected = None
+        if isinstance(weight, torch.Tensor) and weight.ndim == 2:
+            expected = (rank, weight.shape[1]) if kind.startswith("A") else (weight.shape[0], rank)
+        if weight is None or (expected is not None and tuple(tensor.shape) != expected):
+            raise AdapterError(f"the adapter's tensor '{key}' {tuple(tensor.shape)} does not fit this model")
+    return tensors
+
+
+def load_adapter(denoiser: torch.nn.Module, data: bytes, name: str) -> None:
+    """Add the adapter under `name`; whatever was active stays active. Raises AdapterError."""
+    tensors = check_adapter(data, denoiser)
+    lora = json.loads(_header(data)["lora"])
+    config = LoraConfig(rank=lora["r"], alpha=lora["lora_alpha"], target_modules=list(lora["target_modules"]))
+    expected = None
+    with torch.random.fork_rng(devices=[]):
+        denoiser.add_adapter(peft_config(config), adapter_name=name)
+    expected = get_peft_model_state_dict(denoiser, adapter_name=name)
+    if set(expected) != set(tensors):
+        denoiser.delete_adapters(name)
+        missing = sorted(set(expected) ^ set(tensors))[0]
+        raise AdapterError(f"the adapter does not fit this model: tensor '{missing}' is missing or unknown")
+    with torch.no_grad():
+        parameters = {n: p for n, p in denoiser.named_parameters() if f".{name}." in n}
+        for key, value in tensors.items():
+            path, _, rest = key.partition(".lora_")
+            side, _, tail = rest.partition(".")
+            target = parameters[f"{path}.lora_{side}.{name}.{tail}"]
+            target.data = value.to(target.device, torch.float32)
+            target.requires_grad_(False)
+
+
+def remove_adapters(denoiser: torch.nn.Module) -> None:
+    """Take every LoRA layer out, so that the module tree is as it was loaded."""
+    if getattr(denoiser, "peft_config", None):
+        denoiser.unload_lora()
+        denoiser.peft_config = {}
+        denoiser._hf_peft_config_loaded = False
+
+
+def merge_adapter(pipe: DiffusionPipeline, data: bytes) -> None:
+    """Merge the adapter into the denoiser's weights and remove the LoRA layers."""
+    denoiser = denoiser_of(pipe)
+    load_adapter(denoiser, data, "merged")
+    denoiser.set_adapter("merged")
+    denoiser.fuse_lora(adapter_names=["merged"], safe_fusing=True)
+    remove_adapters(denoiser)
+
+
+def diffusers_lora_bytes(data: bytes) -> bytes:
+    """The same adapter in diffusers' own LoRA file form (`pytorch_lora_weights.safetensors`)."""
+    lora = json.loads(_header(data)["lora"])
+    tensors = {f"unet.{key}": copy.copy(value) for key, value in check_adapter(data).items()}
+    layers = {key.partition(".lora_")[0] for key in tensors}
+    alphas = {f"{layer}.alpha": torch.tensor(float(lora["lora_alpha"])) for layer in sorted(layers)}
+    return save(tensors | alphas, metadata={"format": "pt"})

@@ -1,0 +1,115 @@
+"""Loading and saving Stable Diffusion pipelines as diffusers folders, from disk or from a hub."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import uuid
+from pathlib import Path
+
+import diffusers
+import torch
+from diffusers import DiffusionPipeline
+
+# Without torchvision, transformers and diffusers each print a notice about image processors at load.
+logging.getLogger("transformers.image_processing_utils").setLevel(logging.ERROR)
+
+SHIPPED = Path(__file__).resolve().parents[2] / "checkpoints"
+DTYPES: dict[str, torch.dtype] = {
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+}
+
+
+class ModelError(ValueError):
+    """A model folder or hub id that cannot be loaded."""
+
+
+def resolve_model(path: str) -> str:
+    """An absolute folder for a shipped name ('tiny-sd') or a local folder; a hub id stays as it is."""
+    if not path:
+        raise ModelError("model.path is empty; give 'tiny-sd', a diffusers folder or a hub id")
+    if (SHIPPED / path / "model_index.json").is_file():
+        return str(SHIPPED / path)
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        if not (folder / "model_index.json").is_file():
+            raise ModelError(f"model.path={path} has no model_index.json; give a diffusers pipeline folder")
+        return str(folder.resolve())
+    if path.count("/") == 1 and not path.startswith((".", "/", "~")):
+        return path
+    raise ModelError(f"model.path={path} does not exist; give 'tiny-sd', a diffusers folder or a hub id 'owner/name'")
+
+
+def load_pipeline(
+    path: str, *, device: str = "cpu", dtype: str = "float32", scheduler: str | None = None
+) -> DiffusionPipeline:
+    """Load any SD 1.x, 2.x, SDXL or SD3 pipeline, safetensors only, in eval mode.
+
+    `scheduler` names a diffusers scheduler class that replaces the folder's own, with its config.
+    Raises ModelError when the folder is missing, corrupt or not finite.
+    """
+    if dtype not in DTYPES:
+        raise ModelError(f"run.dtype={dtype!r} is not known; give one of {', '.join(DTYPES)}")
+    source = resolve_model(path)
+    try:
+        pipe = DiffusionPipeline.from_pretrained(
+            source,
+            torch_dtype=DTYPES[dtype],
+            use_safetensors=True,
+            local_files_only=Path(source).is_dir() or bool(os.environ.get("HF_HUB_OFFLINE")),
+        )
+    except Exception as error:
+        reason = str(error).strip().splitlines()
+        raise ModelError(
+            f"cannot load the model '{path}': {reason[0] if reason else type(error).__name__}; "
+            "give a complete diffusers folder with safetensors weights"
+        ) from error
+    if scheduler:
+        pipe.scheduler = named_scheduler(scheduler).from_config(pipe.scheduler.config)
+    pipe.set_progress_bar_config(disable=True)
+    for component in pipe.components.values():
+        if isinstance(component, torch.nn.Module):
+            component.requires_grad_(False).eval()
+    if not all(torch.isfinite(p).all() for p in denoiser_of(pipe).parameters()):
+        raise ModelError(f"the denoiser of '{path}' has weights that are not finite; fetch the model again")
+    return pipe.to(device)
+
+
+def named_scheduler(name: str) -> type:
+    """The diffusers scheduler class called `name`; ModelError when diffusers has none."""
+    found = getattr(diffusers, name, None) if name.endswith("Scheduler") else None
+    if found is None:
+        raise ModelError(f"model.scheduler={name!r} is not a diffusers scheduler; try 'DDIMScheduler'")
+    return found
+
+
+def denoiser_of(pipe: DiffusionPipeline) -> torch.nn.Module:
+    """The network that predicts noise: `pipe.unet`, or `pipe.transformer` (SD3)."""
+    unet = getattr(pipe, "unet", None)
+    return unet if unet is not None else pipe.transformer
+
+
+def save_pipeline(pipe: DiffusionPipeline, folder: Path, dtype: str = "float16") -> None:
+    """Write a plain diffusers folder in `dtype`, safetensors only; it appears whole or not at all.
+
+    An existing `folder` is replaced. The pipeline itself keeps its dtype.
+    """
+    folder = Path(folder)
+    part = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.part")
+    modules = {k: m for k, m in pipe.components.items() if isinstance(m, torch.nn.Module)}
+    state = {k: {n: t.detach().clone() for n, t in m.state_dict().items()} for k, m in modules.items()}
+    before = {k: next(m.parameters()).dtype for k, m in modules.items()}
+    try:
+        for module in modules.values():
+            module.to(DTYPES[dtype])
+        pipe.save_pretrained(str(part), safe_serialization=True)
+    finally:
+        for key, module in modules.items():
+            module.to(before[key])
+            module.load_state_dict(state[key])
+    if folder.exists():
+        shutil.rmtree(folder)
+    os.replace(part, folder)

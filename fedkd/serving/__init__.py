@@ -1,0 +1,1 @@
+"""The edge's HTTP service and the device's client."""

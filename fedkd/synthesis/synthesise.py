@@ -1,0 +1,108 @@
+"""A user's step: private captioned pictures D_n in, synthetic ones D'_n out, with the guard's audit."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+
+import torch
+from datasets import Dataset
+from diffusers import DiffusionPipeline
+from PIL import Image
+
+from fedkd.data.sources import to_dataset
+from fedkd.recipe import FinetuneConfig, Recipe
+from fedkd.synthesis.guard import nearest_distance, pixels, spread
+from fedkd.synthesis.image_to_image import redraw
+from fedkd.synthesis.text_to_image import Personal
+from fedkd.training.finetune import finetune
+
+Draw = Callable[[list[int], int], list[Image.Image]]
+Audit = dict[str, float | int]
+
+
+def synthesise(pipe: DiffusionPipeline, private: Dataset, recipe: Recipe, seed: int) -> tuple[Dataset, Audit]:
+    """Draw D'_n by the recipe's methods; only pictures that pass the guard are in it.
+
+    A picture within `synthesis.min_distance` (RMS pixel distance, 0..1) of any private picture is drawn
+    again at most `max_redraws` times, then dropped. Returns the set and the audit: `private`, `drawn`,
+    `redrawn`, `refused`, `kept` (counts), `distance_min`, `distance_mean`, `private_distance_mean`
+    (0..1), `seconds`. Raises ValueError when nothing is kept.
+    """
+    started, config = time.perf_counter(), recipe.synthesis
+    images, captions = list(private["image"]), list(private["caption"])
+    real = pixels(images, recipe.model.resolution)
+    guard = _Guard(real, recipe)
+    rows: list[dict[str, object]] = []
+    if config.method in ("image_to_image", "both"):
+        sources = [i for i in range(len(images)) for _ in range(config.seeds_per_image)]
+
+        def vary(chosen: list[int], seed: int) -> list[Image.Image]:
+            return redraw(
+                pipe, [images[sources[i]] for i in chosen], [captions[sources[i]] for i in chosen], config, seed
+            )
+
+        rows += guard.passed([captions[i] for i in sources], vary, seed)
+    if config.method in ("text_to_image", "both"):
+        learned = FinetuneConfig(
+            steps=config.personal_steps,
+            batch_size=recipe.finetune.batch_size,
+            learning_rate=recipe.finetune.learning_rate,
+            lora=recipe.finetune.lora,
+        )
+        adapter, _ = finetune(pipe, private, learned, seed=seed)
+        asked = random.Random(seed).choices(captions, k=config.samples)
+        with Personal(pipe, adapter) as draw:
+
+            def imagine(chosen: list[int], seed: int) -> list[Image.Image]:
+                return draw([asked[i] for i in chosen], config, seed)
+
+            rows += guard.passed(asked, imagine, seed + 1)
+    if not rows:
+        raise ValueError(
+            f"the guard refused all {guard.audit['drawn']} synthetic pictures at "
+            f"synthesis.min_distance={config.min_distance}; raise synthesis.strength or lower the distance"
+        )
+    return to_dataset(rows), guard.finish(started)
+
+
+class _Guard:
+    """Counts and distances of one user's synthesis."""
+
+    def __init__(self, private: torch.Tensor, recipe: Recipe) -> None:
+        self.private, self.recipe = private, recipe
+        self.kept: list[float] = []
+        self.audit: Audit = {"private": len(private), "drawn": 0, "redrawn": 0, "refused": 0}
+
+    def passed(self, captions: list[str], draw: Draw, seed: int) -> list[dict[str, object]]:
+        """Rows of the pictures that are far enough; the others are drawn again with other seeds."""
+        config = self.recipe.synthesis
+        waiting, rows = list(range(len(captions))), []
+        for attempt in range(config.max_redraws + 1):
+            if not waiting:
+                break
+            images = draw(waiting, seed * 1009 + attempt)
+            distances = nearest_distance(pixels(images, self.recipe.model.resolution), self.private)
+            self.audit["drawn"] += len(images)
+            self.audit["redrawn"] += len(images) if attempt else 0
+            near = []
+            for index, image, distance in zip(waiting, images, distances.tolist(), strict=True):
+                if distance < config.min_distance:
+                    near.append(index)
+                else:
+                    rows.append({"image": image, "caption": captions[index]})
+                    self.kept.append(distance)
+            waiting = near
+        self.audit["refused"] += len(waiting)
+        return rows
+
+    def finish(self, started: float) -> Audit:
+        """The audit with its distances and seconds."""
+        return self.audit | {
+            "kept": len(self.kept),
+            "distance_min": round(min(self.kept), 5),
+            "distance_mean": round(sum(self.kept) / len(self.kept), 5),
+            "private_distance_mean": round(spread(self.private), 5),
+            "seconds": round(time.perf_counter() - started, 2),
+        }

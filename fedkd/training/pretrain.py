@@ -1,0 +1,143 @@
+"""Training a small Stable Diffusion model from nothing: VAE, then UNet and text encoder together."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from datasets import Dataset
+from diffusers import StableDiffusionPipeline
+from diffusers.training_utils import EMAModel
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch.nn import functional as F
+
+from fedkd.training.loop import Losses, Progress, step_generator, train
+from fedkd.training.noise import NoiseSchedule
+from fedkd.models.latents import encode_images, to_pixels
+from fedkd.recipe import Recipe
+
+
+def save_training_state(path: Path, step: int, models: dict[str, torch.nn.Module], optimizer: torch.optim.Optimizer, ema: EMAModel | None) -> None:
+    """Everything that a later process needs to go on after `step`, as one safetensors file, atomically."""
+    tensors = {f"{name}.{key}": t.contiguous() for name, m in models.items() for key, t in m.state_dict().items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{key}": torch.as_tensor(value).clone() for key, value in state.items()}
+    if ema:
+        tensors |= {f"ema.{i}": t.contiguous().clone() for i, t in enumerate(ema.shadow_params)}
+    part = path.with_name(path.name + ".part")
+    save_file(tensors, part, metadata={"step": json.dumps(step)})
+    os.replace(part, path)
+
+
+def load_training_state(path: Path, models: dict[str, torch.nn.Module], optimizer: torch.optim.Optimizer, ema: EMAModel | None) -> int:
+    """Put a saved state back; returns the first step that is still to do (0 when there is none)."""
+    if not path.is_file():
+        return 0
+    tensors = load_file(path)
+    with safe_open(path, "pt") as opened:
+        step = json.loads(opened.metadata()["step"])
+    for name, module in models.items():
+        prefix = f"{name}."
+        module.load_state_dict({k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)})
+    saved = optimizer.state_dict()
+    for key, value in tensors.items():
+        if key.startswith("optimizer."):
+            _, index, field = key.split(".", 2)
+            saved["state"].setdefault(int(index), {})[field] = value
+    optimizer.load_state_dict(saved)
+    if ema:
+        ema.shadow_params = [tensors[f"ema.{i}"] for i in range(len(ema.shadow_params))]
+        ema.optimization_step = step + 1
+    return step + 1
+
+
+def _run(
+    name: str,
+    models: dict[str, torch.nn.Module],
+    loss_of: Callable[[int], Losses],
+    *,
+    folder: Path,
+    steps: int,
+    learning_rate: float,
+    save_every: int,
+    ema: EMAModel | None,
+    progress: Progress | None,
+) -> None:
+    parameters = [p for m in models.values() for p in m.parameters()]
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=1e-4)
+    path = folder / f"{name}.state.safetensors"
+    first = load_training_state(path, models, optimizer, ema)
+
+    def after_step(step: int) -> None:
+        if ema:
+            ema.step(parameters)
+        if (step + 1) % save_every == 0 or step + 1 == steps:
+            save_training_state(path, step, models, optimizer, ema)
+
+    for module in models.values():
+        module.train()
+    train(
+        parameters,
+        loss_of,
+        steps=steps,
+        learning_rate=learning_rate,
+        first_step=first,
+        optimizer=optimizer,
+        after_step=after_step,
+        progress=progress,
+    )
+    if ema:
+        ema.copy_to(parameters)
+    for module in models.values():
+        module.eval().requires_grad_(False)
+
+
+def train_vae(pipe: StableDiffusionPipeline, images: Dataset, recipe: Recipe, folder: Path, progress: Progress | None = None) -> None:
+    """L1 + L2 reconstruction with a small KL term; ends by setting the scaling factor to unit variance."""
+    pixels, vae, config = to_pixels(list(images["image"]), recipe.model.resolution), pipe.vae, recipe.pretrain
+
+    def loss_of(step: int) -> Losses:
+        generator = step_generator(recipe.run.seed, step)
+        real = pixels[torch.randint(len(pixels), (config.batch_size,), generator=generator)]
+        posterior = vae.encode(real).latent_dist
+        noise = torch.randn(posterior.mean.shape, generator=generator)
+        decoded = vae.decode(posterior.mean + posterior.std * noise).sample
+        reconstruction = F.mse_loss(decoded, real) + 0.5 * F.l1_loss(decoded, real)
+        return {"loss": reconstruction + 1e-4 * posterior.kl().mean() / posterior.mean[0].numel()}
+
+    _run("vae", {"vae": vae}, loss_of, folder=folder, steps=config.vae_steps, learning_rate=config.vae_learning_rate,
+         save_every=config.save_every, ema=None, progress=progress)
+    vae.register_to_config(scaling_factor=1.0)
+    latents = encode_images(pipe, list(images["image"]), recipe.model.resolution)
+    vae.register_to_config(scaling_factor=round(1 / float(latents.std()), 4))
+
+
+def train_denoiser(pipe: StableDiffusionPipeline, images: Dataset, recipe: Recipe, folder: Path, progress: Progress | None = None) -> None:
+    """UNet and text encoder together on the model's own prediction target, with EMA and caption dropout."""
+    config, schedule = recipe.pretrain, NoiseSchedule.of(pipe.scheduler)
+    x0_all = encode_images(pipe, list(images["image"]), recipe.model.resolution)
+    captions = [*images["caption"], ""]
+    ids = pipe.tokenizer(
+        captions, padding="max_length", max_length=pipe.tokenizer.model_max_length, truncation=True, return_tensors="pt"
+    ).input_ids
+
+    def loss_of(step: int) -> Losses:
+        generator = step_generator(recipe.run.seed, step)
+        rows = torch.randint(len(x0_all), (config.batch_size,), generator=generator)
+        empty = torch.rand(len(rows), generator=generator) < config.caption_dropout
+        hidden = pipe.text_encoder(ids[torch.where(empty, len(ids) - 1, rows)])[0]
+        x0, index = x0_all[rows], torch.randint(len(schedule), (len(rows),), generator=generator)
+        noise = torch.randn(x0.shape, generator=generator)
+        output = pipe.unet(schedule.add_noise(x0, noise, index), index, encoder_hidden_states=hidden).sample
+        return {"loss": F.mse_loss(output, schedule.target(x0, noise, index))}
+
+    models = {"unet": pipe.unet, "text_encoder": pipe.text_encoder}
+    ema = EMAModel([p for m in models.values() for p in m.parameters()], decay=config.ema_decay, use_ema_warmup=True, power=0.8)
+    _run("denoiser", models, loss_of, folder=folder, steps=config.steps, learning_rate=config.learning_rate,
+         save_every=config.save_every, ema=ema, progress=progress)

@@ -1,0 +1,1 @@
+"""The Flower server: drives the rounds, distils the student, publishes checkpoints."""

@@ -1,0 +1,169 @@
+"""The cloud's own work in a round: the base, the replay, distilling the student, publishing it."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, concatenate_datasets
+
+from fedkd.checkpoints.manifest import Manifest
+from fedkd.checkpoints.registry import Registry
+from fedkd.data.packing import pack_dataset, unpack_dataset
+from fedkd.distillation.federated import distil, draw_replay
+from fedkd.evaluation.accuracy import evaluate
+from fedkd.models.adapter import check_adapter, merge_adapter
+from fedkd.models.pipeline import denoiser_of, load_pipeline, resolve_model, save_pipeline
+from fedkd.recipe import Recipe, recipe_digest
+from server.state import RunState, seed_of
+
+NO_LIMIT = 2**62
+
+
+class Cloud:
+    """Models and registry of the server. Holds one pipeline at a time: the parent of the coming student."""
+
+    def __init__(self, recipe: Recipe, state: RunState, registry: Registry) -> None:
+        self.recipe, self.state, self.registry = recipe, state, registry
+        self._parent: tuple[str, Any] | None = None
+
+    @property
+    def evaluation_seed(self) -> int:
+        """One seed for every evaluation of a run, so that models are compared on the same prompts and noise."""
+        return seed_of(self.recipe.run.seed, "evaluation")
+
+    def load(self, path: Path | str) -> Any:
+        """A pipeline with the recipe's device, dtype and scheduler."""
+        run = self.recipe.run
+        return load_pipeline(
+            str(path), device=run.device, dtype=run.dtype, scheduler=self.recipe.model.scheduler
+        )
+
+    def parent(self, reference: str) -> Any:
+        """The pipeline of a published checkpoint, kept until another is asked for."""
+        if self._parent is None or self._parent[0] != reference:
+            self._parent = None
+            self._parent = (reference, self.load(self.registry.resolve(reference)))
+        return self._parent[1]
+
+    def base(self) -> dict[str, Any]:
+        """Publish the base model and evaluate it, once a run: {"checkpoint", "metrics"}."""
+        known = self.state.finished(0, "base")
+        if known is not None:
+            return known
+        self.state.event("phase_start", round=0, phase="base")
+        started, model = time.monotonic(), self.recipe.model
+        source, temporary = resolve_model(model.path), self.state.folder / "base"
+        if not Path(source).is_dir():
+            save_pipeline(self.load(source), temporary, dtype="float16")
+            source = str(temporary)
+        facts = {"name": model.name, "licence": licence_of(Path(source)), "base_model": model.path}
+        manifest = self.registry.publish(Path(source), alias="latest", **facts)  # type: ignore[arg-type]
+        shutil.rmtree(temporary, ignore_errors=True)
+        progress = self.state.progress(0, "base")
+        metrics = evaluate(
+            self.parent(manifest.reference), self.recipe, seed=self.evaluation_seed, progress=progress
+        )
+        done = {"checkpoint": manifest.reference, "metrics": metrics, "seconds": time.monotonic() - started}
+        self.state.finish(0, "base", done)
+        self.state.event("phase_end", round=0, phase="base", seconds=done["seconds"])
+        return done
+
+    def accept_set(self, data: bytes) -> Dataset:
+        """A user's synthetic set, checked; PackError when malformed, ValueError when empty."""
+        dataset = unpack_dataset(data, max_bytes=int(self.recipe.federation.max_message_mb * 2**20))
+        if not len(dataset):
+            raise ValueError("the synthetic set is empty")
+        return dataset
+
+    def accept_adapter(self, reference: str, data: bytes) -> None:
+        """Raise AdapterError unless the adapter is finite and fits the parent model."""
+        check_adapter(data, denoiser_of(self.parent(reference)))
+
+    def replay(self, number: int, parent: str) -> Dataset:
+        """The parent's own pictures of known concepts, drawn once a round and kept."""
+        path = self.state.round_folder(number) / "replay.parquet"
+        if not path.is_file():
+            seed = seed_of(self.recipe.run.seed, number, "replay")
+            progress = self.state.progress(number, "replay")
+            drawn = draw_replay(self.parent(parent), self.recipe, seed=seed, progress=progress)
+            self.state.write_bytes(path, pack_dataset(drawn))
+        return unpack_dataset(path.read_bytes(), max_bytes=NO_LIMIT)
+
+    def distil(
+        self, number: int, parent: str, sets: dict[str, list[Path]], adapters: dict[str, Path]
+    ) -> dict[str, Any]:
+        """Train the round's student from durable inputs only; writes student.safetensors and returns its facts."""
+        folder = self.state.round_folder(number)
+        replay = self.replay(number, parent)
+        shares = {
+            edge: concatenate_datasets(
+                [unpack_dataset(path.read_bytes(), max_bytes=NO_LIMIT) for path in paths]
+            )
+            for edge, paths in sorted(sets.items())
+        }
+        student, facts = distil(
+            self.parent(parent),
+            shares,
+            {edge: path.read_bytes() for edge, path in sorted(adapters.items())},
+            replay,
+            self.recipe,
+            seed=seed_of(self.recipe.run.seed, number, "distil"),
+            progress=self.state.progress(number, "distil"),
+        )
+        check_adapter(student)
+        self.state.write_bytes(folder / "student.safetensors", student)
+        return facts
+
+    def publish(self, number: int, parent: str, parent_metrics: dict[str, Any]) -> dict[str, Any]:
+        """Merge, save, evaluate and publish the student: {"checkpoint", "alias", "metrics"}.
+
+        It becomes `latest`, or a `candidate` when it knows less than its parent by more than
+        evaluation.max_known_drop.
+        """
+        folder = self.state.round_folder(number) / "student"
+        source = self.registry.resolve(parent)
+        self._parent = None
+        pipe = self.load(source)
+        merge_adapter(pipe, (self.state.round_folder(number) / "student.safetensors").read_bytes())
+        save_pipeline(pipe, folder, dtype="float16")
+        keep_unchanged(source, folder, "unet" if getattr(pipe, "unet", None) is not None else "transformer")
+        metrics = evaluate(
+            self.load(folder),
+            self.recipe,
+            seed=self.evaluation_seed,
+            progress=self.state.progress(number, "publish"),
+        )
+        before, after = parent_metrics.get("known"), metrics.get("known")
+        drop = before - after if before is not None and after is not None else 0.0
+        alias = "candidate" if drop > self.recipe.evaluation.max_known_drop else "latest"
+        manifest: Manifest = self.registry.publish(
+            folder,
+            name=self.recipe.model.name,
+            parents=[parent],
+            recipe_digest=recipe_digest(self.recipe),
+            round=number,
+            metrics=metrics,
+            alias=alias,
+            licence=self.registry.manifest(parent).licence,
+            base_model=self.recipe.model.path,
+        )
+        shutil.rmtree(folder, ignore_errors=True)
+        return {"checkpoint": manifest.reference, "alias": alias, "metrics": metrics}
+
+
+def keep_unchanged(parent: Path, child: Path, trained: str) -> None:
+    """Give the child the parent's own files for everything but the trained component: shared, never sent twice."""
+    for path in parent.rglob("*"):
+        inside = path.relative_to(parent)
+        if path.is_file() and inside.parts[0] != trained and (child / inside).is_file():
+            shutil.copyfile(path, child / inside)
+
+
+def licence_of(folder: Path) -> str:
+    """The licence that a model folder's README card names, or an empty string."""
+    card = folder / "README.md"
+    lines = card.read_text(encoding="utf-8").splitlines() if card.is_file() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("license:")), "")

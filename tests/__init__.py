@@ -1,0 +1,1 @@
+"""Tests of fedkd, laid out as the code they test."""
