@@ -1,4 +1,4 @@
-"""An edge: keeps the published checkpoint in its cache and fine-tunes an adapter on its users' synthetic sets."""
+"""An edge: caches the published checkpoint and fine-tunes an adapter on its users' synthetic sets."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def finetune(request: Request) -> RecordDict:
     from datasets import concatenate_datasets
 
     from fedkd.data.packing import unpack_dataset
-    from fedkd.distillation.finetune import finetune as train_adapter
     from fedkd.evaluation.accuracy import evaluate
     from fedkd.models.adapter import load_adapter, remove_adapters
     from fedkd.models.pipeline import denoiser_of, load_pipeline
+    from fedkd.training.finetune import finetune as train_adapter
 
     recipe = request.recipe
     use_threads(recipe)

@@ -28,7 +28,7 @@ class NodeError(ValueError):
 
 @dataclass(frozen=True)
 class Node:
-    """One taking part: role (`edge` | `user`), name, index among its role, its edge's name, its own folder."""
+    """One taking part: role (`edge` | `user`), name, index in its role, its edge's name, its own folder."""
 
     role: str
     name: str
@@ -54,8 +54,8 @@ def recipe_of(text: str) -> Recipe:
 def node_of(context: Context, recipe: Recipe, run: str) -> Node:
     """The node behind a Flower context.
 
-    In simulation the partition decides: the first `federation.edges` partitions are edges, the rest users, and
-    each keeps its files in RUN/nodes/NAME. In deployment `--node-config` says it:
+    In simulation the partition decides: the first `federation.edges` partitions are edges, the rest users,
+    and each keeps its files in RUN/nodes/NAME. In deployment `--node-config` says it:
     `role="user" name="ann" edge="e0" index=0 data="/my/pictures" cache="/var/lib/fedkd"`.
     """
     config = context.node_config

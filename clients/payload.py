@@ -43,7 +43,7 @@ def unpack(content: RecordDict, *, max_bytes: int) -> tuple[dict[str, Any], dict
     size = size_bytes(content)
     if size > max_bytes:
         raise PayloadError(
-            f"the message has {size} bytes, more than {max_bytes}; raise federation.max_message_mb in the recipe"
+            f"the message has {size} bytes, more than {max_bytes}; raise federation.max_message_mb"
         )
     try:
         envelope = json.loads(str(content["task"]["json"]), parse_constant=_refuse_constant)

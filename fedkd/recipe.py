@@ -79,9 +79,9 @@ class SynthesisConfig:
     samples: int = 100  # text_to_image: pictures drawn with the personal adapter
     personal_steps: int = 120  # text_to_image: LoRA steps on the private images
     num_inference_steps: int = 12
-    guidance_scale: float = 1.0
+    guidance_scale: float = 2.0
     batch_size: int = 64
-    min_distance: float = 0.02  # guard: RMS pixel distance (0..1) to the nearest private image
+    min_distance: float = 0.05  # guard: RMS pixel distance (0..1) to the nearest private image
     max_redraws: int = 2
 
 
@@ -314,7 +314,9 @@ def load_recipe(name: str, overrides: list[str] | tuple[str, ...] = ()) -> Recip
     try:
         raw = OmegaConf.load(path)
     except Exception as error:
-        raise RecipeError(f"'{path}' is not readable YAML: {error}") from error
+        raise RecipeError(f"'{path}' is not readable YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(raw, DictConfig):
+        raise RecipeError(f"'{path}' is a list; a recipe is a mapping of sections such as model: and data:")
     given = OmegaConf.merge(raw, _parse_overrides(list(overrides)))
     _check_keys(OmegaConf.to_container(given), Recipe)
     try:

@@ -13,7 +13,7 @@ app = ServerApp()
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Run all rounds of the recipe that run-config names; state, progress and error stay in the run's folder."""
+    """Run all rounds of the recipe that run-config names; state and progress stay in the run's folder."""
     import shlex
 
     import torch

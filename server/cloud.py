@@ -31,7 +31,7 @@ class Cloud:
 
     @property
     def evaluation_seed(self) -> int:
-        """One seed for every evaluation of a run, so that models are compared on the same prompts and noise."""
+        """One seed for every evaluation of a run: models are compared on the same prompts and noise."""
         return seed_of(self.recipe.run.seed, "evaluation")
 
     def load(self, path: Path | str) -> Any:
@@ -95,7 +95,7 @@ class Cloud:
     def distil(
         self, number: int, parent: str, sets: dict[str, list[Path]], adapters: dict[str, Path]
     ) -> dict[str, Any]:
-        """Train the round's student from durable inputs only; writes student.safetensors and returns its facts."""
+        """Train the round's student from durable inputs only; writes student.safetensors, returns its facts."""
         folder = self.state.round_folder(number)
         replay = self.replay(number, parent)
         shares = {
@@ -155,10 +155,11 @@ class Cloud:
 
 
 def keep_unchanged(parent: Path, child: Path, trained: str) -> None:
-    """Give the child the parent's own files for everything but the trained component: shared, never sent twice."""
+    """Give the child the parent's own files for everything but the trained weights: shared, sent once."""
     for path in parent.rglob("*"):
         inside = path.relative_to(parent)
-        if path.is_file() and inside.parts[0] != trained and (child / inside).is_file():
+        weights = inside.parts[0] == trained and inside.name != "config.json"
+        if path.is_file() and not weights and (child / inside).is_file():
             shutil.copyfile(path, child / inside)
 
 

@@ -73,7 +73,7 @@ def exchange(
     """Send `requests` (name → node id and content) as messages of type `kind`, wait, check every answer.
 
     `check(name, task, files)` returns what to keep, or raises to leave the node out. Answers come back sorted
-    by name, whatever the order of arrival. A node that raises, stays silent for `timeout_s` seconds or answers
+    by name, whatever the order of arrival. A node that raises, is silent for `timeout_s` seconds or answers
     with something malformed is left out with the reason.
     """
     result, started = Exchange(asked=len(requests)), time.monotonic()
@@ -121,6 +121,6 @@ def need_quorum(phase: str, share: float, asked: int, result: Exchange) -> None:
             "; ".join(f"{node}: {why}" for node, why in sorted(result.left_out.items())) or "nobody was asked"
         )
         raise QuorumError(
-            f"{phase}: {len(result.answers)} of {asked} nodes answered well, federation.quorum={share:g} needs "
-            f"{needed} ({reasons}); mend the nodes and resume the run"
+            f"{phase}: {len(result.answers)} of {asked} nodes answered well, federation.quorum={share:g} "
+            f"needs {needed} ({reasons}); mend the nodes and resume the run"
         )

@@ -92,7 +92,12 @@ class Federation:
         for key, facts in sorted(result.answers.items()):
             try:
                 blobs = {str(digest) for digest in facts["blobs"]}
-                labels = (check_name(str(facts["name"])), str(facts["role"]), int(facts["index"]), str(facts["edge"]))
+                labels = (
+                    check_name(str(facts["name"])),
+                    str(facts["role"]),
+                    int(facts["index"]),
+                    str(facts["edge"]),
+                )
                 member = Member(int(key), *labels, str(facts["digest"]), blobs)
             except (KeyError, TypeError, ValueError) as error:
                 result.left_out[key] = f"its description is malformed: {first_line(error)}"
@@ -109,7 +114,7 @@ class Federation:
         self.keep(number, "describe", result)
 
     def refresh(self, number: int, phase: str) -> None:
-        """Send edges behind the published checkpoint what they lack; `redistribute` is the same after a round."""
+        """Send edges behind the published checkpoint what they lack; `redistribute` does so after a round."""
         manifest = self.registry.manifest(self.current)
         behind = [edge for edge in self.of_role("edge") if edge.digest != manifest.digest]
         requests = {edge.name: (edge.id, self.content(number, phase, edge, manifest)) for edge in behind}

@@ -8,15 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedkd.serving.device import EdgeClient
-from fedkd.serving.loopback import serve_in_process
-
 from fedkd.data.captions import prompts_for
 from fedkd.models.flops import model_cost
 from fedkd.models.pipeline import load_pipeline
 from fedkd.models.sampling import sample
 from fedkd.planning.system import EUCI_DEVICE, EUCI_EDGE, EUCI_LINK, ModelCost, cost
 from fedkd.recipe import Recipe
+from fedkd.serving.device import EdgeClient
+from fedkd.serving.loopback import serve_in_process
 from server.state import seed_of
 
 SCHEDULERS = (
@@ -86,7 +85,7 @@ def unsplit_latents(checkpoint: str, recipe: Recipe, plan: Plan) -> Any:
 def split_pictures(
     checkpoint: str, recipe: Recipe, run: Path, progress: Progress | None = None
 ) -> dict[str, Any]:
-    """Serve `checkpoint` from an edge process on loopback, draw the plans with it, compare with the unsplit pipeline.
+    """Serve `checkpoint` from an edge on loopback, draw the plans, compare with the unsplit pipeline.
 
     Returns the report's `split`: every picture with who did which steps, bytes, seconds, delay and joules by
     the cost model, and whether its final latents are bit for bit those of the unsplit pipeline.
@@ -153,7 +152,7 @@ def split_pictures(
 
 
 def before_and_after(base: str, student: str, recipe: Recipe, run: Path) -> list[dict[str, Any]]:
-    """The report's `pictures`: base and student at the same prompt and seed, for known and taught concepts."""
+    """The report's `pictures`: base and student at the same prompt and seed, known and taught concepts."""
     import torch
 
     torch.set_num_threads(recipe.run.threads)

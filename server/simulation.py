@@ -118,7 +118,7 @@ def free_ports(count: int) -> list[str]:
 
 @contextlib.contextmanager
 def simulation(recipe: Recipe, run: Path) -> Iterator[Simulation]:
-    """Start the federation of RUN/recipe.yaml under Flower's simulation; at the end no process of it is left."""
+    """Start the federation of RUN/recipe.yaml under Flower's simulation; no process outlives the block."""
     home = Path(tempfile.mkdtemp(prefix="fedkd-"))
     try:
         env = environment(home, recipe)
@@ -189,7 +189,7 @@ def unhurried() -> Iterator[None]:
 
 
 def last_error(run: Path, log: Path) -> tuple[str, bool]:
-    """What stopped a failed run in one line, and whether it is a defect rather than a mistake or missing nodes."""
+    """What stopped a failed run in one line, and whether it is a defect of ours."""
     path = run / "error.json"
     if path.is_file():
         facts = json.loads(path.read_text(encoding="utf-8"))

@@ -49,7 +49,7 @@ class CheckpointCache:
         self.blobs.put_bytes(sha256, data)
 
     def activate(self, manifest: Manifest) -> Path:
-        """Make `manifest` the current checkpoint, in one step; the one before stays for requests in flight."""
+        """Make `manifest` current in one step; the checkpoint before stays for requests in flight."""
         before, folder = self.digest, self.root / "versions" / manifest.digest
         if not folder.is_dir():
             part = self.root / "tmp" / f"{uuid.uuid4().hex}.part"

@@ -77,7 +77,7 @@ class Manifest:
 
     @classmethod
     def from_json(cls, text: str) -> Manifest:
-        """Read a manifest; CheckpointError when a key is missing or malformed, or the digest is not its own."""
+        """Read a manifest; CheckpointError when a key is missing or malformed, or the digest is wrong."""
         try:
             facts = json.loads(text)
             digest = facts.pop("digest", None)

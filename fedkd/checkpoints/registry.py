@@ -85,9 +85,9 @@ class Registry:
         licence: str = "",
         base_model: str = "",
     ) -> Manifest:
-        """Publish a diffusers folder as the next version (v0 without parents, else v1, v2, …) and point `alias` at it.
+        """Publish a diffusers folder as the next version and point `alias` at it.
 
-        The version appears under its final name only when it is whole. Publishing the same content with the
+        Versions are v0 (a first one without parents), v1, v2, … and appear under their names only when whole. Publishing the same content with the
         same parents, recipe and round again returns the version that exists.
         """
         if alias not in ALIASES:

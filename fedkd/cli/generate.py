@@ -97,12 +97,13 @@ def generate(
             )
             print(f"{output}: {result.image.width}x{result.image.height}, seed {seed}{exact}")
             print(
-                f"steps    {first} {counts[first]}, then {last} {counts[last]}; decoded by the {result.decoded_by} "
-                f"({result.scheduler}, guidance {result.guidance_scale:g})"
+                f"steps    {first} {counts[first]}, then {last} {counts[last]}; "
+                f"decoded by the {result.decoded_by} ({result.scheduler}, guidance {result.guidance_scale:g})"
             )
-            print(
-                f"bytes    {result.bytes_up:,} up, {result.bytes_down:,} down; model {client.fetched_bytes:,} fetched"
+            fetched = (
+                f"{client.fetched_bytes:,} of model fetched" if client.fetched_bytes else "no model fetched"
             )
+            print(f"bytes    {result.bytes_up:,} up, {result.bytes_down:,} down; {fetched}")
             print(
                 f"seconds  {result.total_seconds:.2f}: device {result.device_seconds:.2f}, "
                 f"edge {result.edge_seconds:.2f}, network {result.network_s:.2f}"

@@ -1,4 +1,4 @@
-"""What a running federation looks like on the terminal: rounds, phases, progress, and the table at the end."""
+"""A running federation on the terminal: rounds, phases, progress, and the table at the end."""
 
 from __future__ import annotations
 

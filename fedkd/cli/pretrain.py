@@ -10,9 +10,12 @@ import typer
 
 def pretrain(
     recipe: Annotated[str, typer.Argument(help="A pretrain recipe's name or YAML file.")] = "tiny-sd",
-    overrides: Annotated[list[str] | None, typer.Argument(help="Overrides, such as pretrain.steps=200.")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Overrides, such as pretrain.steps=200.")
+    ] = None,
     to: Annotated[
-        Path | None, typer.Option(help="Folder that gets MODEL/ and reference-classifier/. Default: RUN/checkpoints.")
+        Path | None,
+        typer.Option(help="Folder that gets MODEL/ and reference-classifier/. Default: RUN/checkpoints."),
     ] = None,
 ) -> None:
     """Train a base model from nothing; run the same command again to go on after an interruption.
@@ -26,7 +29,9 @@ def pretrain(
 
         loaded = load_recipe(recipe, overrides or [])
         if loaded.kind != "pretrain":
-            fail(f"recipe '{recipe}' has kind={loaded.kind}; `fedkd pretrain` needs kind: pretrain, e.g. tiny-sd")
+            fail(
+                f"recipe '{recipe}' has kind={loaded.kind}; `fedkd pretrain` needs kind: pretrain, e.g. tiny-sd"
+            )
         from fedkd.data.captions import slots_of
         from fedkd.data.digits import DIGITS, coloured_digits
         from fedkd.data.sources import to_dataset
@@ -55,7 +60,11 @@ def pretrain(
             )
         classifier.save(target / "reference-classifier")
         known = {DIGITS.index(name) for name in loaded.data.concepts}
-        rows = [row for row in coloured_digits(loaded.data.split, side, seed, size.copies) if row["label"] in known]
+        rows = [
+            row
+            for row in coloured_digits(loaded.data.split, side, seed, size.copies)
+            if row["label"] in known
+        ]
         images, pipe = to_dataset(rows), tiny_pipeline(loaded)
         with progress_bar("VAE") as progress:
             train_vae(pipe, images, loaded, run, progress)
@@ -64,6 +73,8 @@ def pretrain(
         save_pipeline(pipe, target / loaded.model.name)
         loaded.evaluation.classifier = str(target / "reference-classifier")
         with progress_bar("drawing to score it") as progress:
-            scores = evaluate(load_pipeline(str(target / loaded.model.name)), loaded, seed=seed, progress=progress)
+            scores = evaluate(
+                load_pipeline(str(target / loaded.model.name)), loaded, seed=seed, progress=progress
+            )
         console.print(f"prompt accuracy: known {scores['known']:.1%}, never seen {scores['taught']:.1%}")
         console.print(f"saved to {target / loaded.model.name}")

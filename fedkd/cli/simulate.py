@@ -1,4 +1,4 @@
-"""`fedkd simulate`: the whole loop on this machine, from private images to a picture served by edge and device."""
+"""`fedkd simulate`: the loop on one machine, from private images to a picture by edge and device."""
 
 from __future__ import annotations
 

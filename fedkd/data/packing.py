@@ -30,7 +30,9 @@ def pack_dataset(dataset: Dataset) -> bytes:
         pictures.append(buffer.getvalue())
         captions.append(row["caption"])
         labels.append(int(row.get("label", -1)))
-    table = pa.table({"image": pa.array(pictures, pa.binary()), "caption": captions, "label": pa.array(labels, pa.int64())})
+    table = pa.table(
+        {"image": pa.array(pictures, pa.binary()), "caption": captions, "label": pa.array(labels, pa.int64())}
+    )
     out = io.BytesIO()
     pq.write_table(table.replace_schema_metadata({b"fedkd.schema": SCHEMA_VERSION}), out)
     return out.getvalue()
@@ -59,7 +61,9 @@ def unpack_dataset(data: bytes, max_bytes: int = MAX_BYTES) -> Dataset:
         try:
             opened = Image.open(io.BytesIO(row["image"]), formats=["PNG"])
             if max(opened.size) > MAX_SIDE:
-                raise PackError(f"picture {index} of the set is {opened.size}; at most {MAX_SIDE} pixels a side")
+                raise PackError(
+                    f"picture {index} of the set is {opened.size}; at most {MAX_SIDE} pixels a side"
+                )
             image = opened.convert("RGB")
         except PackError:
             raise
@@ -67,5 +71,11 @@ def unpack_dataset(data: bytes, max_bytes: int = MAX_BYTES) -> Dataset:
             raise PackError(f"picture {index} of the set is broken: {error}") from error
         if not isinstance(row["caption"], str):
             raise PackError(f"caption {index} of the set is not text")
-        rows.append({"image": image, "caption": row["caption"], "label": -1 if row["label"] is None else int(row["label"])})
+        rows.append(
+            {
+                "image": image,
+                "caption": row["caption"],
+                "label": -1 if row["label"] is None else int(row["label"]),
+            }
+        )
     return to_dataset(rows)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from datasets import Dataset
-from flwr_datasets.partitioner import DirichletPartitioner, IidPartitioner, Partitioner, PathologicalPartitioner
+from flwr_datasets.partitioner import (
+    DirichletPartitioner,
+    IidPartitioner,
+    Partitioner,
+    PathologicalPartitioner,
+)
 
 from fedkd.data.sources import DataError, load_images
 from fedkd.recipe import Recipe
-
 
 
 def edge_of(user: int, recipe: Recipe) -> int:
@@ -21,7 +25,11 @@ def _partitioner(recipe: Recipe, classes: int) -> Partitioner:
         return IidPartitioner(num_partitions=users)
     if data.partition == "dirichlet":
         return DirichletPartitioner(
-            num_partitions=users, partition_by="concept", alpha=data.dirichlet_alpha, min_partition_size=1, seed=seed
+            num_partitions=users,
+            partition_by="concept",
+            alpha=data.dirichlet_alpha,
+            min_partition_size=1,
+            seed=seed,
         )
     return PathologicalPartitioner(
         num_partitions=users,
@@ -42,17 +50,23 @@ def partition(images: Dataset, recipe: Recipe) -> list[Dataset]:
     classes = len(set(key))
     users = recipe.federation.users
     if len(images) < users:
-        raise DataError(f"{len(images)} images are too few for federation.users={users}; give each user at least one")
+        raise DataError(
+            f"{len(images)} images are too few for federation.users={users}; give each user at least one"
+        )
     keyed = images.add_column("concept", [str(value) for value in key]).shuffle(seed=recipe.run.seed)
     partitioner = _partitioner(recipe, classes)
     partitioner.dataset = keyed
     try:
         shares = [partitioner.load_partition(user).remove_columns("concept") for user in range(users)]
     except ValueError as error:
-        raise DataError(f"data.partition={recipe.data.partition} cannot split these images: {error}") from error
+        raise DataError(
+            f"data.partition={recipe.data.partition} cannot split these images: {error}"
+        ) from error
     empty = [user for user, share in enumerate(shares) if not len(share)]
     if empty:
-        raise DataError(f"data.partition={recipe.data.partition} leaves user {empty[0]} without images; use iid")
+        raise DataError(
+            f"data.partition={recipe.data.partition} leaves user {empty[0]} without images; use iid"
+        )
     return shares
 
 

@@ -32,14 +32,20 @@ def _captions(folder: Path) -> dict[str, str]:
     captions: dict[str, str] = {}
     for picture in folder.rglob("*"):
         if picture.suffix.lower() in PICTURES and picture.with_suffix(".txt").is_file():
-            captions[str(picture.relative_to(folder))] = picture.with_suffix(".txt").read_text("utf-8").strip()
+            captions[str(picture.relative_to(folder))] = (
+                picture.with_suffix(".txt").read_text("utf-8").strip()
+            )
     for name in ("metadata.csv", "captions.csv", "metadata.jsonl"):
         file = folder / name
         if not file.is_file():
             continue
         lines = file.read_text("utf-8").splitlines()
         try:
-            records = [json.loads(line) for line in lines if line.strip()] if name.endswith("jsonl") else list(csv.DictReader(lines))
+            records = (
+                [json.loads(line) for line in lines if line.strip()]
+                if name.endswith("jsonl")
+                else list(csv.DictReader(lines))
+            )
         except ValueError as error:
             raise DataError(f"{file} cannot be read: {error}; give one record a line") from error
         for record in records:
@@ -77,7 +83,12 @@ def load_folder(path: str, resolution: int) -> tuple[Dataset, list[str]]:
         side = min(image.size)
         left, top = (image.width - side) // 2, (image.height - side) // 2
         square = image.crop((left, top, left + side, top + side))
-        rows.append({"image": square.resize((resolution, resolution), PILImage.Resampling.LANCZOS), "caption": caption})
+        rows.append(
+            {
+                "image": square.resize((resolution, resolution), PILImage.Resampling.LANCZOS),
+                "caption": caption,
+            }
+        )
     if not rows:
         seen = f"{len(skipped)} pictures, all skipped (first: {skipped[0]})" if skipped else "no pictures"
         raise DataError(
@@ -124,7 +135,9 @@ def _from_hub(recipe: Recipe) -> Dataset:
     columns = set(loaded.column_names)
     caption = next((name for name in ("caption", "text", "prompt") if name in columns), None)
     if "image" not in columns or caption is None:
-        raise DataError(f"data.source={source} has columns {sorted(columns)}; it needs 'image' and 'caption' (or 'text')")
+        raise DataError(
+            f"data.source={source} has columns {sorted(columns)}; it needs 'image' and 'caption' (or 'text')"
+        )
     rows: list[dict[str, object]] = [
         {"image": row["image"].convert("RGB").resize((resolution, resolution)), "caption": row[caption]}
         for row in loaded

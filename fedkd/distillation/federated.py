@@ -11,21 +11,30 @@ from torch.nn import functional as F
 
 from fedkd.data.captions import prompts_for
 from fedkd.data.sources import to_dataset
-from fedkd.training.examples import Examples, encode_examples
-from fedkd.training.finetune import picture_side
-from fedkd.training.loop import Losses, Progress, step_generator, train
 from fedkd.distillation.losses import distance, drawn, timestep_weight, total_loss
-from fedkd.training.noise import NoiseSchedule
 from fedkd.distillation.teachers import BASE, Teachers
-from fedkd.models.adapter import AdapterError, adapter_bytes, add_adapter, check_adapter, load_adapter, remove_adapters
+from fedkd.models.adapter import (
+    AdapterError,
+    adapter_bytes,
+    add_adapter,
+    check_adapter,
+    load_adapter,
+    remove_adapters,
+)
 from fedkd.models.conditioning import Conditions, predict
 from fedkd.models.latents import decode_latents
 from fedkd.models.pipeline import denoiser_of
 from fedkd.models.sampling import sample
 from fedkd.recipe import DistillationConfig, Recipe
+from fedkd.training.examples import Examples, encode_examples
+from fedkd.training.finetune import picture_side
+from fedkd.training.loop import Losses, Progress, step_generator, train
+from fedkd.training.noise import NoiseSchedule
 
 
-def draw_replay(pipe: DiffusionPipeline, recipe: Recipe, *, seed: int, progress: Progress | None = None) -> Dataset:
+def draw_replay(
+    pipe: DiffusionPipeline, recipe: Recipe, *, seed: int, progress: Progress | None = None
+) -> Dataset:
     """`distillation.replay` pictures that the base draws of what it knows, so that the student keeps it."""
     known, count = recipe.prompts.known, recipe.distillation.replay
     if not known or not count:
@@ -82,7 +91,14 @@ def distil(
         teachers.set_weights(config, examples, source, sizes=[len(sets[name]) for name in names], seed=seed)
         parameters = add_adapter(denoiser, "student", config.lora, seed)
         loss_of = partial(
-            student_losses, pipe, config, schedule, teachers=teachers, examples=examples, source=source, seed=seed
+            student_losses,
+            pipe,
+            config,
+            schedule,
+            teachers=teachers,
+            examples=examples,
+            source=source,
+            seed=seed,
         )
         history = train(
             parameters, loss_of, steps=config.steps, learning_rate=config.learning_rate, progress=progress
@@ -124,6 +140,8 @@ def student_losses(
         distill = distillation_loss(
             config, schedule, student_x0, x_t, index, conditions, rows, teachers, source, generator, pipe
         )
+        # PEFT freezes an adapter that is not active, and a frozen leaf silently gets no gradient.
+        denoiser.set_adapter("student")
     return {"loss": total_loss(task, distill.to(task), config.gamma), "task": task, "distill": distill}
 
 

@@ -43,7 +43,7 @@ def distance(
         similarity = structural_similarity_index_measure(
             left, right, data_range=2.0, kernel_size=7, sigma=1.0, reduction="none"
         )
-        return 1 - similarity
+        return 1 - torch.as_tensor(similarity)
     if kind == "lpips":
         return _lpips()(left, right).flatten()
     raise ValueError(f"distillation.distance={kind!r} is not a distance")
@@ -53,7 +53,9 @@ def _lpips() -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
     try:
         import lpips
     except ImportError as error:
-        raise ValueError("distillation.distance='lpips' needs `pip install fedkd[lpips]` and its weights") from error
+        raise ValueError(
+            "distillation.distance='lpips' needs `pip install fedkd[lpips]` and its weights"
+        ) from error
     return lpips.LPIPS(net="vgg", verbose=False)
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch.nn import functional as F
 
-from fedkd.training.examples import Examples
 from fedkd.distillation.losses import normalised
-from fedkd.training.noise import NoiseSchedule
 from fedkd.models.conditioning import Conditions, predict, take
 from fedkd.recipe import DistillationConfig
+from fedkd.training.examples import Examples
+from fedkd.training.noise import NoiseSchedule
 
 BASE = "base"  # the network without any adapter: the teacher of what it drew itself (replay)
 PROBES = 4  # noise levels at which a teacher's error on a picture is measured
@@ -18,13 +20,15 @@ PROBES = 4  # noise levels at which a teacher's error on a picture is measured
 class Teachers:
     """Teachers by name on `denoiser`; asks one at a time, so memory holds one network and small adapters."""
 
-    def __init__(self, denoiser: torch.nn.Module, names: list[str], schedule: NoiseSchedule) -> None:
+    def __init__(self, denoiser: Any, names: list[str], schedule: NoiseSchedule) -> None:
         self.denoiser, self.names, self.schedule = denoiser, names, schedule
         self.edges = [name for name in names if name != BASE]
         self.table = torch.zeros(0)
 
     @torch.no_grad()
-    def output(self, teacher: int, x_t: torch.Tensor, index: torch.Tensor, conditions: Conditions) -> torch.Tensor:
+    def output(
+        self, teacher: int, x_t: torch.Tensor, index: torch.Tensor, conditions: Conditions
+    ) -> torch.Tensor:
         """The teacher's raw output (B, C, h, w), without gradient."""
         name = self.names[teacher]
         timesteps = self.schedule.timesteps[index].to(x_t.device)
@@ -45,7 +49,13 @@ class Teachers:
         return self.schedule.predicted_x0(output, x_t, index).detach()
 
     def set_weights(
-        self, config: DistillationConfig, examples: Examples, source: torch.Tensor, *, sizes: list[int], seed: int
+        self,
+        config: DistillationConfig,
+        examples: Examples,
+        source: torch.Tensor,
+        *,
+        sizes: list[int],
+        seed: int,
     ) -> None:
         """Fix lambda as a table: one row for all (uniform, size, validation), a source, or a picture.
 

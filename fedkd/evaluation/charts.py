@@ -27,8 +27,10 @@ def _gridline(y: float, words: str, width: int = WIDTH) -> str:
 
 def legend(names: Sequence[str], first: int = 0) -> str:
     """The names of the series beside their colours, which begin with colour `first`."""
-    keys = (f'<span><i class="s{i % SERIES}"></i>{escape(name)}</span>' for i, name in enumerate(names, first))
-    return f'<p class="legend">{"".join(keys)}</p>'
+    keys = "".join(
+        f'<span><i class="s{i % SERIES}"></i>{escape(name)}</span>' for i, name in enumerate(names, first)
+    )
+    return f'<p class="legend">{keys}</p>'
 
 
 def bar_chart(series: Mapping[str, Mapping[str, float | None]], label: str) -> str:
@@ -75,7 +77,8 @@ def line_chart(series: Mapping[str, Sequence[float | None]], label: str) -> str:
     parts = [_open(label, HALF_WIDTH)]
     step = _nice_step(span / 4)
     ticks = [math.ceil(low / step) * step + i * step for i in range(8)]
-    parts += [_gridline(TOP + inner_h * (1 - (t - low) / span), f"{t:.3g}", HALF_WIDTH) for t in ticks if t <= high]
+    heights = {t: TOP + inner_h * (1 - (t - low) / span) for t in ticks if t <= high}
+    parts += [_gridline(y, f"{t:.3g}", HALF_WIDTH) for t, y in heights.items()]
     for row, values in enumerate(drawn.values(), 1):
         last = max(len(values) - 1, 1)
         path, pen_down = [], False

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import json
+import warnings
+from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
@@ -29,11 +30,18 @@ def peft_config(config: LoraConfig) -> PeftLoraConfig:
     )
 
 
-def add_adapter(denoiser: torch.nn.Module, name: str, config: LoraConfig, seed: int) -> list[torch.nn.Parameter]:
+def _attach(denoiser: Any, name: str, config: LoraConfig) -> None:
+    with warnings.catch_warnings():
+        # Several adapters on one model are what we want; PEFT warns of the second.
+        warnings.filterwarnings("ignore", message="Already found a `peft_config`")
+        denoiser.add_adapter(peft_config(config), adapter_name=name)
+
+
+def add_adapter(denoiser: Any, name: str, config: LoraConfig, seed: int) -> list[torch.nn.Parameter]:
     """Add a fresh adapter, make it the active one, and return its trainable parameters (float32)."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        denoiser.add_adapter(peft_config(config), adapter_name=name)
+        _attach(denoiser, name, config)
     denoiser.set_adapter(name)
     trained = [p for n, p in denoiser.named_parameters() if f".{name}." in n]
     for parameter in trained:
@@ -42,13 +50,14 @@ def add_adapter(denoiser: torch.nn.Module, name: str, config: LoraConfig, seed: 
     return trained
 
 
-def adapter_bytes(denoiser: torch.nn.Module, name: str) -> bytes:
+def adapter_bytes(denoiser: Any, name: str) -> bytes:
     """The adapter's weights and config as one safetensors file (its config in the header)."""
     state = get_peft_model_state_dict(denoiser, adapter_name=name)
     config = denoiser.peft_config[name]
     header = {"r": config.r, "lora_alpha": config.lora_alpha, "target_modules": sorted(config.target_modules)}
     tensors = {key: value.detach().cpu().contiguous().clone() for key, value in sorted(state.items())}
-    return save(tensors, metadata={"format": "pt", "lora": json.dumps(header, sort_keys=True)})
+    # One entry only: safetensors writes several in no fixed order, and equal adapters should be equal bytes.
+    return save(tensors, metadata={"lora": json.dumps(header, sort_keys=True)})
 
 
 def _header(data: bytes) -> dict[str, str]:
@@ -58,7 +67,7 @@ def _header(data: bytes) -> dict[str, str]:
     return json.loads(data[8 : 8 + size]).get("__metadata__", {})
 
 
-def check_adapter(data: bytes, denoiser: torch.nn.Module | None = None) -> dict[str, torch.Tensor]:
+def check_adapter(data: bytes, denoiser: Any = None) -> dict[str, torch.Tensor]:
     """The adapter's tensors; AdapterError when malformed, not finite, or of other shapes than `denoiser`'s."""
     try:
         tensors = load(data)
@@ -88,14 +97,13 @@ def check_adapter(data: bytes, denoiser: torch.nn.Module | None = None) -> dict[
     return tensors
 
 
-def load_adapter(denoiser: torch.nn.Module, data: bytes, name: str) -> None:
+def load_adapter(denoiser: Any, data: bytes, name: str) -> None:
     """Add the adapter under `name`; whatever was active stays active. Raises AdapterError."""
     tensors = check_adapter(data, denoiser)
     lora = json.loads(_header(data)["lora"])
     config = LoraConfig(rank=lora["r"], alpha=lora["lora_alpha"], target_modules=list(lora["target_modules"]))
-    expected = None
     with torch.random.fork_rng(devices=[]):
-        denoiser.add_adapter(peft_config(config), adapter_name=name)
+        _attach(denoiser, name, config)
     expected = get_peft_model_state_dict(denoiser, adapter_name=name)
     if set(expected) != set(tensors):
         denoiser.delete_adapters(name)
@@ -111,11 +119,10 @@ def load_adapter(denoiser: torch.nn.Module, data: bytes, name: str) -> None:
             target.requires_grad_(False)
 
 
-def remove_adapters(denoiser: torch.nn.Module) -> None:
+def remove_adapters(denoiser: Any) -> None:
     """Take every LoRA layer out, so that the module tree is as it was loaded."""
     if getattr(denoiser, "peft_config", None):
         denoiser.unload_lora()
-        denoiser.peft_config = {}
         denoiser._hf_peft_config_loaded = False
 
 
@@ -131,7 +138,10 @@ def merge_adapter(pipe: DiffusionPipeline, data: bytes) -> None:
 def diffusers_lora_bytes(data: bytes) -> bytes:
     """The same adapter in diffusers' own LoRA file form (`pytorch_lora_weights.safetensors`)."""
     lora = json.loads(_header(data)["lora"])
-    tensors = {f"unet.{key}": copy.copy(value) for key, value in check_adapter(data).items()}
-    layers = {key.partition(".lora_")[0] for key in tensors}
-    alphas = {f"{layer}.alpha": torch.tensor(float(lora["lora_alpha"])) for layer in sorted(layers)}
-    return save(tensors | alphas, metadata={"format": "pt"})
+    # The file form has no alpha of its own: without one diffusers takes alpha = rank, so fold the scale in.
+    scale = lora["lora_alpha"] / lora["r"]
+    tensors = {
+        f"unet.{key}": value * scale if ".lora_B." in key else value
+        for key, value in check_adapter(data).items()
+    }
+    return save(tensors, metadata={"format": "pt"})

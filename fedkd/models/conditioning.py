@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from diffusers import DiffusionPipeline
 
@@ -39,7 +41,7 @@ def take(conditions: Conditions, rows: torch.Tensor) -> Conditions:
 
 
 def predict(
-    denoiser: torch.nn.Module, latents: torch.Tensor, timesteps: torch.Tensor, conditions: Conditions
+    denoiser: Any, latents: torch.Tensor, timesteps: torch.Tensor, conditions: Conditions
 ) -> torch.Tensor:
     """One raw model output (B, C, h, w) for `latents` (B, C, h, w) at `timesteps` (B,) or a scalar tensor."""
     extra = {key: conditions[key] for key in ("text_embeds", "time_ids") if key in conditions}

@@ -11,18 +11,19 @@ from PIL import Image
 def to_pixels(images: list[Image.Image], resolution: int) -> torch.Tensor:
     """Pictures as (B, 3, resolution, resolution) float32 in [-1, 1]."""
     arrays = [
-        np.asarray(image.convert("RGB").resize((resolution, resolution), Image.Resampling.BICUBIC)) for image in images
+        np.asarray(image.convert("RGB").resize((resolution, resolution), Image.Resampling.BICUBIC))
+        for image in images
     ]
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 @torch.no_grad()
-def encode_images(pipe: DiffusionPipeline, images: list[Image.Image], resolution: int, batch: int = 64) -> torch.Tensor:
+def encode_images(
+    pipe: DiffusionPipeline, images: list[Image.Image], resolution: int, batch: int = 64
+) -> torch.Tensor:
     """Scaled latents (N, C, h, w), the mode of the VAE's posterior (no sampling, so no seed)."""
     vae, pixels = pipe.vae, to_pixels(images, resolution)
-    parts = [
-        vae.encode(chunk.to(vae.device, vae.dtype)).latent_dist.mode() for chunk in pixels.split(batch)
-    ]
+    parts = [vae.encode(chunk.to(vae.device, vae.dtype)).latent_dist.mode() for chunk in pixels.split(batch)]
     shift = getattr(vae.config, "shift_factor", None) or 0.0
     return (torch.cat(parts) - shift) * vae.config.scaling_factor
 

@@ -7,13 +7,27 @@ import os
 import shutil
 import uuid
 from pathlib import Path
+from typing import Any
 
 import diffusers
+import diffusers.utils.logging
 import torch
+import transformers.utils.logging
 from diffusers import DiffusionPipeline
 
-# Without torchvision, transformers and diffusers each print a notice about image processors at load.
-logging.getLogger("transformers.image_processing_utils").setLevel(logging.ERROR)
+
+class _WithoutTorchvision(logging.Filter):
+    """Drops transformers' notices that image processors fall back without torchvision; nothing else."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return "requires torchvision" not in record.getMessage()
+
+
+# Ours is the progress worth showing; the loaders' own bars interleave with it.
+diffusers.utils.logging.disable_progress_bar()
+transformers.utils.logging.disable_progress_bar()
+for _name in ("transformers", "transformers.utils.import_utils", "transformers.models.auto"):
+    logging.getLogger(_name).addFilter(_WithoutTorchvision())
 
 SHIPPED = Path(__file__).resolve().parents[2] / "checkpoints"
 DTYPES: dict[str, torch.dtype] = {
@@ -40,7 +54,9 @@ def resolve_model(path: str) -> str:
         return str(folder.resolve())
     if path.count("/") == 1 and not path.startswith((".", "/", "~")):
         return path
-    raise ModelError(f"model.path={path} does not exist; give 'tiny-sd', a diffusers folder or a hub id 'owner/name'")
+    raise ModelError(
+        f"model.path={path} does not exist; give 'tiny-sd', a diffusers folder or a hub id 'owner/name'"
+    )
 
 
 def load_pipeline(
@@ -57,7 +73,7 @@ def load_pipeline(
     try:
         pipe = DiffusionPipeline.from_pretrained(
             source,
-            torch_dtype=DTYPES[dtype],
+            dtype=DTYPES[dtype],
             use_safetensors=True,
             local_files_only=Path(source).is_dir() or bool(os.environ.get("HF_HUB_OFFLINE")),
         )
@@ -78,7 +94,7 @@ def load_pipeline(
     return pipe.to(device)
 
 
-def named_scheduler(name: str) -> type:
+def named_scheduler(name: str) -> Any:
     """The diffusers scheduler class called `name`; ModelError when diffusers has none."""
     found = getattr(diffusers, name, None) if name.endswith("Scheduler") else None
     if found is None:
@@ -86,7 +102,7 @@ def named_scheduler(name: str) -> type:
     return found
 
 
-def denoiser_of(pipe: DiffusionPipeline) -> torch.nn.Module:
+def denoiser_of(pipe: DiffusionPipeline) -> Any:
     """The network that predicts noise: `pipe.unet`, or `pipe.transformer` (SD3)."""
     unet = getattr(pipe, "unet", None)
     return unet if unet is not None else pipe.transformer
@@ -104,11 +120,13 @@ def save_pipeline(pipe: DiffusionPipeline, folder: Path, dtype: str = "float16")
     before = {k: next(m.parameters()).dtype for k, m in modules.items()}
     try:
         for module in modules.values():
-            module.to(DTYPES[dtype])
+            torch.nn.Module.to(
+                module, DTYPES[dtype]
+            )  # diffusers' own .to() warns of components to keep in float32
         pipe.save_pretrained(str(part), safe_serialization=True)
     finally:
         for key, module in modules.items():
-            module.to(before[key])
+            torch.nn.Module.to(module, before[key])
             module.load_state_dict(state[key])
     if folder.exists():
         shutil.rmtree(folder)

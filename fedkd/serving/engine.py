@@ -84,7 +84,8 @@ class Engine:
 
     def describe(self) -> dict[str, Any]:
         """What `GET /v1/model` answers."""
-        side = denoiser_of(self.pipe).config.sample_size  # type: ignore[union-attr]
+        network: Any = denoiser_of(self.pipe).config
+        side = network.sample_size
         height, width = (side, side) if isinstance(side, int) else side
         scale = self.pipe.vae_scale_factor
         index = json.loads((self.folder / "model_index.json").read_text(encoding="utf-8"))

@@ -59,7 +59,7 @@ def _go_on(client: httpx.Client, digest: str, size_bytes: int, part: Path) -> in
             return 0
         if response.status_code not in (200, 206):
             raise FetchError(
-                f"the edge answers {response.status_code} for the file {digest[:12]}; ask it for its model again"
+                f"the edge answers {response.status_code} for the file {digest[:12]}; connect again"
             )
         count = 0
         with part.open("ab" if response.status_code == 206 else "wb") as file:

@@ -13,7 +13,7 @@ Seed = Annotated[int, Field(ge=0, lt=1 << 63)]
 
 
 class SessionRequest(BaseModel):
-    """Open a split session: `device_steps` evaluations of the denoiser are the device's, the rest the edge's."""
+    """Open a split session: the device does `device_steps` evaluations of the denoiser, the edge the rest."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -27,7 +27,7 @@ class SessionRequest(BaseModel):
 
 
 class ImageRequest(BaseModel):
-    """OpenAI's image generation request, with `seed`, `num_inference_steps`… as extras; others are ignored."""
+    """OpenAI's image generation request, with extras (`seed`, `num_inference_steps`…); others are ignored."""
 
     model_config = ConfigDict(extra="ignore")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import torch
 from datasets import Dataset
@@ -12,11 +13,10 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 
 from fedkd.data.sources import to_dataset
-from fedkd.recipe import FinetuneConfig, Recipe
+from fedkd.recipe import Recipe
 from fedkd.synthesis.guard import nearest_distance, pixels, spread
 from fedkd.synthesis.image_to_image import redraw
-from fedkd.synthesis.text_to_image import Personal
-from fedkd.training.finetune import finetune
+from fedkd.synthesis.text_to_image import draw_personal, personalised
 
 Draw = Callable[[list[int], int], list[Image.Image]]
 Audit = dict[str, float | int]
@@ -24,6 +24,9 @@ Audit = dict[str, float | int]
 
 def synthesise(pipe: DiffusionPipeline, private: Dataset, recipe: Recipe, seed: int) -> tuple[Dataset, Audit]:
     """Draw D'_n by the recipe's methods; only pictures that pass the guard are in it.
+
+    `image_to_image` uses the model as it came; `text_to_image` and `both` first give it a private LoRA,
+    since a model that does not know a concept yet redraws it as something else.
 
     A picture within `synthesis.min_distance` (RMS pixel distance, 0..1) of any private picture is drawn
     again at most `max_redraws` times, then dropped. Returns the set and the audit: `private`, `drawn`,
@@ -34,30 +37,22 @@ def synthesise(pipe: DiffusionPipeline, private: Dataset, recipe: Recipe, seed: 
     images, captions = list(private["image"]), list(private["caption"])
     real = pixels(images, recipe.model.resolution)
     guard = _Guard(real, recipe)
-    rows: list[dict[str, object]] = []
-    if config.method in ("image_to_image", "both"):
-        sources = [i for i in range(len(images)) for _ in range(config.seeds_per_image)]
+    sources = [i for i in range(len(images)) for _ in range(config.seeds_per_image)]
+    asked = random.Random(seed).choices(captions, k=config.samples)
 
-        def vary(chosen: list[int], seed: int) -> list[Image.Image]:
-            return redraw(
-                pipe, [images[sources[i]] for i in chosen], [captions[sources[i]] for i in chosen], config, seed
-            )
-
-        rows += guard.passed([captions[i] for i in sources], vary, seed)
-    if config.method in ("text_to_image", "both"):
-        learned = FinetuneConfig(
-            steps=config.personal_steps,
-            batch_size=recipe.finetune.batch_size,
-            learning_rate=recipe.finetune.learning_rate,
-            lora=recipe.finetune.lora,
+    def vary(chosen: list[int], seed: int) -> list[Image.Image]:
+        return redraw(
+            pipe, [images[sources[i]] for i in chosen], [captions[sources[i]] for i in chosen], config, seed
         )
-        adapter, _ = finetune(pipe, private, learned, seed=seed)
-        asked = random.Random(seed).choices(captions, k=config.samples)
-        with Personal(pipe, adapter) as draw:
 
-            def imagine(chosen: list[int], seed: int) -> list[Image.Image]:
-                return draw([asked[i] for i in chosen], config, seed)
+    def imagine(chosen: list[int], seed: int) -> list[Image.Image]:
+        return draw_personal(pipe, [asked[i] for i in chosen], config, seed)
 
+    rows: list[dict[str, object]] = []
+    with personalised(pipe, private, recipe, seed) if config.method != "image_to_image" else nullcontext():
+        if config.method != "text_to_image":
+            rows += guard.passed([captions[i] for i in sources], vary, seed)
+        if config.method != "image_to_image":
             rows += guard.passed(asked, imagine, seed + 1)
     if not rows:
         raise ValueError(

@@ -2,39 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 
+from datasets import Dataset
 from diffusers import DiffusionPipeline
 from PIL import Image
 
 from fedkd.models.adapter import load_adapter, remove_adapters
 from fedkd.models.pipeline import denoiser_of
 from fedkd.models.sampling import sample
-from fedkd.recipe import SynthesisConfig
+from fedkd.recipe import Recipe, SynthesisConfig
+from fedkd.training.finetune import finetune
 
 
-class Personal:
-    """The pipeline with the user's own adapter in place, inside a `with` block."""
+@contextmanager
+def personalised(pipe: DiffusionPipeline, private: Dataset, recipe: Recipe, seed: int) -> Iterator[None]:
+    """Inside the block `pipe` carries an adapter trained on `private` for `synthesis.personal_steps` steps."""
+    adapter, _ = finetune(
+        pipe, private, replace(recipe.finetune, steps=recipe.synthesis.personal_steps), seed=seed
+    )
+    denoiser = denoiser_of(pipe)
+    load_adapter(denoiser, adapter, "personal")
+    denoiser.set_adapter("personal")
+    try:
+        yield
+    finally:
+        remove_adapters(denoiser)
 
-    def __init__(self, pipe: DiffusionPipeline, adapter: bytes) -> None:
-        self.pipe, self.adapter = pipe, adapter
 
-    def __enter__(self) -> Callable[[list[str], SynthesisConfig, int], list[Image.Image]]:
-        denoiser = denoiser_of(self.pipe)
-        load_adapter(denoiser, self.adapter, "personal")
-        denoiser.set_adapter("personal")
-        return self.draw
-
-    def __exit__(self, *error: object) -> None:
-        remove_adapters(denoiser_of(self.pipe))
-
-    def draw(self, prompts: list[str], config: SynthesisConfig, seed: int) -> list[Image.Image]:
-        """One new picture a prompt."""
-        return sample(
-            self.pipe,
-            prompts,
-            seed=seed,
-            num_inference_steps=config.num_inference_steps,
-            guidance_scale=config.guidance_scale,
-            batch_size=config.batch_size,
-        )
+def draw_personal(
+    pipe: DiffusionPipeline, prompts: list[str], config: SynthesisConfig, seed: int
+) -> list[Image.Image]:
+    """One new picture a prompt from the personalised pipeline."""
+    return sample(
+        pipe,
+        prompts,
+        seed=seed,
+        num_inference_steps=config.num_inference_steps,
+        guidance_scale=config.guidance_scale,
+        batch_size=config.batch_size,
+    )

@@ -7,13 +7,13 @@ from datasets import Dataset
 from diffusers import DiffusionPipeline
 from torch.nn import functional as F
 
-from fedkd.training.examples import encode_examples
-from fedkd.training.loop import Losses, Progress, step_generator, train
-from fedkd.training.noise import NoiseSchedule
 from fedkd.models.adapter import adapter_bytes, add_adapter, remove_adapters
 from fedkd.models.conditioning import predict
 from fedkd.models.pipeline import denoiser_of
 from fedkd.recipe import FinetuneConfig
+from fedkd.training.examples import encode_examples
+from fedkd.training.loop import Losses, Progress, step_generator, train
+from fedkd.training.noise import NoiseSchedule
 
 
 def finetune(
@@ -41,7 +41,10 @@ def finetune(
         index = torch.randint(len(schedule), (len(x0),), generator=generator)
         noise = torch.randn(x0.shape, generator=generator).to(x0)
         output = predict(
-            denoiser, schedule.add_noise(x0, noise, index), schedule.timesteps[index].to(x0.device), conditions
+            denoiser,
+            schedule.add_noise(x0, noise, index),
+            schedule.timesteps[index].to(x0.device),
+            conditions,
         )
         return {"loss": F.mse_loss(output.float(), schedule.target(x0, noise, index).float())}
 

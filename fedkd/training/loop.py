@@ -41,14 +41,18 @@ def train(
     """
     trained = list(parameters)
     accelerator = Accelerator(cpu=trained[0].device.type == "cpu")
-    optimizer = accelerator.prepare(optimizer or torch.optim.AdamW(trained, lr=learning_rate, weight_decay=1e-4))
+    optimizer = accelerator.prepare(
+        optimizer or torch.optim.AdamW(trained, lr=learning_rate, weight_decay=1e-4)
+    )
     history: dict[str, list[float]] = {}
     for step in range(first_step, steps):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * cosine(step, steps)
         losses = loss_of(step)
         if not torch.isfinite(losses["loss"]):
-            raise TrainingError(f"the loss is not finite at step {step}; lower the learning rate ({learning_rate:g})")
+            raise TrainingError(
+                f"the loss is not finite at step {step}; lower the learning rate ({learning_rate:g})"
+            )
         accelerator.backward(losses["loss"])
         accelerator.clip_grad_norm_(trained, 1.0)
         optimizer.step()

@@ -15,17 +15,27 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
-from fedkd.training.loop import Losses, Progress, step_generator, train
-from fedkd.training.noise import NoiseSchedule
 from fedkd.models.latents import encode_images, to_pixels
 from fedkd.recipe import Recipe
+from fedkd.training.loop import Losses, Progress, step_generator, train
+from fedkd.training.noise import NoiseSchedule
 
 
-def save_training_state(path: Path, step: int, models: dict[str, torch.nn.Module], optimizer: torch.optim.Optimizer, ema: EMAModel | None) -> None:
+def save_training_state(
+    path: Path,
+    step: int,
+    models: dict[str, torch.nn.Module],
+    optimizer: torch.optim.Optimizer,
+    ema: EMAModel | None,
+) -> None:
     """Everything that a later process needs to go on after `step`, as one safetensors file, atomically."""
-    tensors = {f"{name}.{key}": t.contiguous() for name, m in models.items() for key, t in m.state_dict().items()}
+    tensors = {
+        f"{name}.{key}": t.contiguous() for name, m in models.items() for key, t in m.state_dict().items()
+    }
     for index, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{key}": torch.as_tensor(value).clone() for key, value in state.items()}
+        tensors |= {
+            f"optimizer.{index}.{key}": torch.as_tensor(value).clone() for key, value in state.items()
+        }
     if ema:
         tensors |= {f"ema.{i}": t.contiguous().clone() for i, t in enumerate(ema.shadow_params)}
     part = path.with_name(path.name + ".part")
@@ -33,7 +43,9 @@ def save_training_state(path: Path, step: int, models: dict[str, torch.nn.Module
     os.replace(part, path)
 
 
-def load_training_state(path: Path, models: dict[str, torch.nn.Module], optimizer: torch.optim.Optimizer, ema: EMAModel | None) -> int:
+def load_training_state(
+    path: Path, models: dict[str, torch.nn.Module], optimizer: torch.optim.Optimizer, ema: EMAModel | None
+) -> int:
     """Put a saved state back; returns the first step that is still to do (0 when there is none)."""
     if not path.is_file():
         return 0
@@ -42,7 +54,9 @@ def load_training_state(path: Path, models: dict[str, torch.nn.Module], optimize
         step = json.loads(opened.metadata()["step"])
     for name, module in models.items():
         prefix = f"{name}."
-        module.load_state_dict({k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)})
+        module.load_state_dict(
+            {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
+        )
     saved = optimizer.state_dict()
     for key, value in tensors.items():
         if key.startswith("optimizer."):
@@ -98,7 +112,13 @@ def _run(
         module.eval().requires_grad_(False)
 
 
-def train_vae(pipe: StableDiffusionPipeline, images: Dataset, recipe: Recipe, folder: Path, progress: Progress | None = None) -> None:
+def train_vae(
+    pipe: StableDiffusionPipeline,
+    images: Dataset,
+    recipe: Recipe,
+    folder: Path,
+    progress: Progress | None = None,
+) -> None:
     """L1 + L2 reconstruction with a small KL term; ends by setting the scaling factor to unit variance."""
     pixels, vae, config = to_pixels(list(images["image"]), recipe.model.resolution), pipe.vae, recipe.pretrain
 
@@ -111,20 +131,39 @@ def train_vae(pipe: StableDiffusionPipeline, images: Dataset, recipe: Recipe, fo
         reconstruction = F.mse_loss(decoded, real) + 0.5 * F.l1_loss(decoded, real)
         return {"loss": reconstruction + 1e-4 * posterior.kl().mean() / posterior.mean[0].numel()}
 
-    _run("vae", {"vae": vae}, loss_of, folder=folder, steps=config.vae_steps, learning_rate=config.vae_learning_rate,
-         save_every=config.save_every, ema=None, progress=progress)
+    _run(
+        "vae",
+        {"vae": vae},
+        loss_of,
+        folder=folder,
+        steps=config.vae_steps,
+        learning_rate=config.vae_learning_rate,
+        save_every=config.save_every,
+        ema=None,
+        progress=progress,
+    )
     vae.register_to_config(scaling_factor=1.0)
     latents = encode_images(pipe, list(images["image"]), recipe.model.resolution)
     vae.register_to_config(scaling_factor=round(1 / float(latents.std()), 4))
 
 
-def train_denoiser(pipe: StableDiffusionPipeline, images: Dataset, recipe: Recipe, folder: Path, progress: Progress | None = None) -> None:
+def train_denoiser(
+    pipe: StableDiffusionPipeline,
+    images: Dataset,
+    recipe: Recipe,
+    folder: Path,
+    progress: Progress | None = None,
+) -> None:
     """UNet and text encoder together on the model's own prediction target, with EMA and caption dropout."""
     config, schedule = recipe.pretrain, NoiseSchedule.of(pipe.scheduler)
     x0_all = encode_images(pipe, list(images["image"]), recipe.model.resolution)
     captions = [*images["caption"], ""]
     ids = pipe.tokenizer(
-        captions, padding="max_length", max_length=pipe.tokenizer.model_max_length, truncation=True, return_tensors="pt"
+        captions,
+        padding="max_length",
+        max_length=pipe.tokenizer.model_max_length,
+        truncation=True,
+        return_tensors="pt",
     ).input_ids
 
     def loss_of(step: int) -> Losses:
@@ -138,6 +177,20 @@ def train_denoiser(pipe: StableDiffusionPipeline, images: Dataset, recipe: Recip
         return {"loss": F.mse_loss(output, schedule.target(x0, noise, index))}
 
     models = {"unet": pipe.unet, "text_encoder": pipe.text_encoder}
-    ema = EMAModel([p for m in models.values() for p in m.parameters()], decay=config.ema_decay, use_ema_warmup=True, power=0.8)
-    _run("denoiser", models, loss_of, folder=folder, steps=config.steps, learning_rate=config.learning_rate,
-         save_every=config.save_every, ema=ema, progress=progress)
+    ema = EMAModel(
+        [p for m in models.values() for p in m.parameters()],
+        decay=config.ema_decay,
+        use_ema_warmup=True,
+        power=0.8,
+    )
+    _run(
+        "denoiser",
+        models,
+        loss_of,
+        folder=folder,
+        steps=config.steps,
+        learning_rate=config.learning_rate,
+        save_every=config.save_every,
+        ema=ema,
+        progress=progress,
+    )

@@ -11,7 +11,6 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNe
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-
 from fedkd.recipe import Recipe
 
 TOKENS = 16
@@ -68,7 +67,7 @@ def tiny_pipeline(recipe: Recipe) -> StableDiffusionPipeline:
         )
     )
     # At CLIP's own 0.02 the colours are learned and the digit is not.
-    text_encoder.get_input_embeddings().weight.data.normal_(std=size.embedding_std)
+    torch.nn.init.normal_(text_encoder.get_input_embeddings().weight, std=size.embedding_std)  # type: ignore[arg-type]
     levels = len(size.vae_channels)
     vae = AutoencoderKL(
         block_out_channels=tuple(size.vae_channels),

@@ -14,14 +14,16 @@ Fault = Callable[[Message, Message | None], Message | None]
 
 
 class LoopbackGrid(Grid):
-    """`faults` maps (partition, phase) to what happens to that node's reply: it may raise, change it or drop it."""
+    """`faults` maps (partition, phase) to what happens to that node's reply: raise, change or drop it."""
 
     def __init__(self, nodes: int, faults: dict[tuple[int, str], Fault] | None = None) -> None:
         from clients.app import app
 
         TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
         self.app, self.faults = app, faults or {}
-        self.nodes = {1000 + 7 * ((i * 5) % nodes): i for i in range(nodes)}  # ids in another order than partitions
+        self.nodes = {
+            1000 + 7 * ((i * 5) % nodes): i for i in range(nodes)
+        }  # ids in another order than partitions
         self.replies: dict[str, Message] = {}
         self.sent: list[Message] = []
         self.received: list[Message] = []
@@ -35,7 +37,14 @@ class LoopbackGrid(Grid):
         """No run."""
         return None
 
-    def create_message(self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None) -> Message:  # noqa: E501
+    def create_message(
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
+    ) -> Message:
         """A message as the application makes it."""
         return Message(content, dst_node_id, message_type, group_id=group_id, ttl=ttl)
 
@@ -69,7 +78,9 @@ class LoopbackGrid(Grid):
         phase = message.metadata.message_type.rpartition(".")[2]
         fault = self.faults.get((partition, phase))
         try:
-            reply = self.app(message, context) if fault is None or not getattr(fault, "early", False) else None
+            reply = (
+                self.app(message, context) if fault is None or not getattr(fault, "early", False) else None
+            )
             return reply if fault is None else fault(message, reply)
         except Exception as error:
             return Message(Error(2, f"{type(error).__name__}: {error}"), reply_to=message)
@@ -78,6 +89,8 @@ class LoopbackGrid(Grid):
         """Replies that are there, in reverse: arrival order must not matter."""
         return [self.replies.pop(i) for i in reversed(list(message_ids)) if i in self.replies]
 
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
         """Push, then pull."""
         return self.pull_messages(self.push_messages(messages))

@@ -169,7 +169,7 @@ PAGE = """\
 <pre>from diffusers import DiffusionPipeline
 pipe = DiffusionPipeline.from_pretrained({{ (r.checkpoint.path or "") | string | tojson }})</pre>
 <p>Or serve it from an edge and draw with a device:</p>
-<pre>fedkd serve "{{ r.checkpoint.path }}" --port 8000
+<pre>fedkd serve --checkpoint "{{ r.checkpoint.path }}" --port 8000
 fedkd generate "{{ r.pictures[0].prompt if r.pictures else "PROMPT" }}" --edge http://127.0.0.1:8000 --device-steps 4</pre>
 </section>
 {% endif %}

@@ -1,0 +1,58 @@
+"""Captioned images survive the trip as bytes, and bad bytes are refused."""
+
+import io
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from fedkd.data.packing import PackError, pack_dataset, unpack_dataset
+from fedkd.data.sources import to_dataset
+
+
+def picture(seed: int, side: int = 8) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8))
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 99), st.text(max_size=20)), min_size=1, max_size=4))
+def test_pictures_and_captions_arrive_as_they_were(rows: list[tuple[int, str]]) -> None:
+    sent = to_dataset([{"image": picture(seed), "caption": text, "label": seed} for seed, text in rows])
+    received = unpack_dataset(pack_dataset(sent))
+    assert list(received["caption"]) == [text for _, text in rows]
+    assert list(received["label"]) == [seed for seed, _ in rows]
+    for image, (seed, _) in zip(received["image"], rows, strict=True):
+        assert np.array_equal(np.asarray(image), np.asarray(picture(seed)))
+
+
+def test_packing_is_deterministic() -> None:
+    dataset = to_dataset([{"image": picture(0), "caption": "a"}])
+    assert pack_dataset(dataset) == pack_dataset(dataset)
+
+
+def parquet(**columns: object) -> bytes:
+    out = io.BytesIO()
+    pq.write_table(pa.table(columns).replace_schema_metadata({b"fedkd.schema": b"1"}), out)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"garbage", "not Parquet"),
+        (parquet(image=[b"no picture"], caption=["a"], label=[0]), "picture 0"),
+        (parquet(caption=["a"]), "columns"),
+    ],
+)
+def test_malformed_bytes_are_refused_with_a_reason(data: bytes, reason: str) -> None:
+    with pytest.raises(PackError, match=reason):
+        unpack_dataset(data)
+
+
+def test_a_set_over_the_size_limit_is_refused() -> None:
+    with pytest.raises(PackError, match="more than the 10 allowed"):
+        unpack_dataset(pack_dataset(to_dataset([{"image": picture(0), "caption": "a"}])), max_bytes=10)

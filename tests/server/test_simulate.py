@@ -1,0 +1,70 @@
+"""`fedkd simulate` through the front door: Flower's real simulation, real HTTP, and nothing left running."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.server.conftest import SMALL, private_folder
+
+FEDKD = [sys.executable, "-c", "from fedkd.cli.main import app; app()", "simulate"]
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def call(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [*FEDKD, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=240
+    )
+
+
+def processes_of_runs() -> set[int]:
+    found = set()
+    for process in psutil.process_iter():
+        try:
+            if "/fedkd-" in process.environ().get("FLWR_HOME", ""):
+                found.add(process.pid)
+        except (psutil.Error, OSError):
+            continue
+    return found
+
+
+def test_a_run_ends_with_a_report_and_no_process(tiny_folder: Path, tmp_path: Path) -> None:
+    before = processes_of_runs()
+    places = (f"model.path={tiny_folder}", "model.name=tiny", f"data.path={private_folder(tmp_path / 'private')}")
+    small = ("federation.edges=1", "federation.users=2", "federation.rounds=1", "serving.split_images=2")
+    done = call("quickstart", *SMALL, *places, *small, "run.name=front", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    run = tmp_path / "runs" / "front"
+    report = json.loads((run / "report.json").read_text())
+    assert report["split"]["bitwise_equal"] and len(report["split"]["images"]) == 2
+    assert report["checkpoint"]["version"] == "v1" and report["wall_seconds"] > 0
+    assert (run / "report.html").stat().st_size > 1000
+    assert all((run / image["picture"]).is_file() for image in report["split"]["images"])
+    assert processes_of_runs() <= before
+    again = call("--resume", str(run), cwd=tmp_path)  # nothing left to federate: only shown again
+    assert again.returncode == 0, again.stderr[-3000:]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("quickstrat",), "quickstart"),
+        (("quickstart", "distilation.gamma=1"), "distillation"),
+        (("quickstart", "model.path=/no/such/model"), "does not exist"),
+        (("quickstart", "data.source=folder", "data.path=."), "no pictures"),
+        (("--resume", "nothing"), "no run"),
+    ],
+)
+def test_a_mistake_is_one_line_and_leaves_nothing(arguments: tuple[str, ...], words: str, tmp_path: Path) -> None:
+    done = call(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert len(lines) == 1 and words in lines[0] and "Traceback" not in done.stderr
+    assert not (tmp_path / "runs").exists()
