@@ -95,7 +95,7 @@ class Cloud:
     def distil(
         self, number: int, parent: str, sets: dict[str, list[Path]], adapters: dict[str, Path]
     ) -> dict[str, Any]:
-        """Train the round's student from durable inputs only; writes student.safetensors, returns its facts."""
+        """Train the round's student from durable inputs only; writes student.safetensors, returns facts."""
         folder = self.state.round_folder(number)
         replay = self.replay(number, parent)
         shares = {

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from fedkd.data.captions import prompts_for
 from fedkd.models.flops import model_cost
@@ -24,7 +24,7 @@ SCHEDULERS = (
     "DPMSolverMultistepScheduler",
     "EulerAncestralDiscreteScheduler",
 )
-ORDERS = ("device_first", "edge_first")
+ORDERS: tuple[Literal["device_first", "edge_first"], ...] = ("device_first", "edge_first")
 Progress = Callable[[int, int], None]
 
 
@@ -34,7 +34,7 @@ class Plan:
 
     prompt: str
     scheduler: str
-    order: str
+    order: Literal["device_first", "edge_first"]
     device_steps: int
     seed: int
 
@@ -99,8 +99,16 @@ def split_pictures(
     sizes = ModelCost(**model_cost(load_pipeline(checkpoint), recipe.model.resolution))
     (run / "pictures").mkdir(parents=True, exist_ok=True)
     images = []
-    edge = {"device": recipe.run.device, "dtype": recipe.run.dtype, "token": recipe.serving.token}
-    mine = {"device": recipe.run.device, "dtype": recipe.run.dtype, "token": recipe.serving.token}
+    edge: dict[str, Any] = {
+        "device": recipe.run.device,
+        "dtype": recipe.run.dtype,
+        "token": recipe.serving.token,
+    }
+    mine: dict[str, Any] = {
+        "device": recipe.run.device,
+        "dtype": recipe.run.dtype,
+        "token": recipe.serving.token,
+    }
     with (
         serve_in_process(checkpoint, name=recipe.model.name, **edge) as url,
         EdgeClient(url, cache_dir=run / "nodes" / "device-0" / "cache", **mine) as device,
@@ -142,7 +150,7 @@ def split_pictures(
                     "edge_seconds": result.edge_seconds,
                     "delay_s": price.delay_s,
                     "energy_j": price.energy_j,
-                    "bitwise_equal": bool(torch.equal(result.latents, latents)),
+                    "bitwise_equal": result.latents is not None and torch.equal(result.latents, latents),
                     "picture": picture,
                 }
             )

@@ -92,7 +92,7 @@ class BlobStore:
 
 
 def verify_folder(folder: Path) -> Manifest:
-    """Check every file of a checkpoint folder by its manifest; CheckpointError names the first that differs."""
+    """Check every file of a checkpoint folder by its manifest; CheckpointError names the first wrong one."""
     try:
         manifest = Manifest.from_json((folder / MANIFEST_NAME).read_text(encoding="utf-8"))
     except OSError as error:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from typing import Annotated
 
 import typer
 
 from fedkd import __version__
+from fedkd.cli.bench import bench
+from fedkd.cli.generate import generate
+from fedkd.cli.pretrain import pretrain
 from fedkd.cli.recipes import recipes
+from fedkd.cli.serve import serve
+from fedkd.cli.simulate import simulate
 
 HELP = """Federated distillation of Stable Diffusion, and split inference between device and edge.
 
@@ -54,6 +57,5 @@ def main(
 
 main.__doc__ = HELP
 app.add_typer(recipes, name="recipes")
-for verb in ("simulate", "generate", "serve", "bench", "pretrain"):
-    if importlib.util.find_spec(f"fedkd.cli.{verb}"):
-        app.command(verb)(getattr(importlib.import_module(f"fedkd.cli.{verb}"), verb))
+for verb in (simulate, generate, serve, bench, pretrain):
+    app.command(verb.__name__)(verb)

@@ -32,9 +32,7 @@ from fedkd.training.loop import Losses, Progress, step_generator, train
 from fedkd.training.noise import NoiseSchedule
 
 
-def draw_replay(
-    pipe: DiffusionPipeline, recipe: Recipe, *, seed: int, progress: Progress | None = None
-) -> Dataset:
+def draw_replay(pipe: DiffusionPipeline, recipe: Recipe, *, seed: int, progress: Progress | None = None) -> Dataset:
     """`distillation.replay` pictures that the base draws of what it knows, so that the student keeps it."""
     known, count = recipe.prompts.known, recipe.distillation.replay
     if not known or not count:
@@ -100,9 +98,7 @@ def distil(
             source=source,
             seed=seed,
         )
-        history = train(
-            parameters, loss_of, steps=config.steps, learning_rate=config.learning_rate, progress=progress
-        )
+        history = train(parameters, loss_of, steps=config.steps, learning_rate=config.learning_rate, progress=progress)
         report: dict[str, object] = {
             "task": history["task"],
             "distill": history["distill"],

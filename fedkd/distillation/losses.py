@@ -53,9 +53,7 @@ def _lpips() -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
     try:
         import lpips
     except ImportError as error:
-        raise ValueError(
-            "distillation.distance='lpips' needs `pip install fedkd[lpips]` and its weights"
-        ) from error
+        raise ValueError("distillation.distance='lpips' needs `pip install fedkd[lpips]` and its weights") from error
     return lpips.LPIPS(net="vgg", verbose=False)
 
 

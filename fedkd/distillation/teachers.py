@@ -26,9 +26,7 @@ class Teachers:
         self.table = torch.zeros(0)
 
     @torch.no_grad()
-    def output(
-        self, teacher: int, x_t: torch.Tensor, index: torch.Tensor, conditions: Conditions
-    ) -> torch.Tensor:
+    def output(self, teacher: int, x_t: torch.Tensor, index: torch.Tensor, conditions: Conditions) -> torch.Tensor:
         """The teacher's raw output (B, C, h, w), without gradient."""
         name = self.names[teacher]
         timesteps = self.schedule.timesteps[index].to(x_t.device)

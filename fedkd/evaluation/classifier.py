@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ class ReferenceClassifier(nn.Module):
         self.slots = slots
         channels = [3, width, 2 * width, 4 * width]
         layers: list[nn.Module] = []
-        for before, after in zip(channels, channels[1:], strict=False):
+        for before, after in pairwise(channels):
             layers += [nn.Conv2d(before, after, 3, padding=1), nn.GroupNorm(8, after), nn.SiLU(), nn.MaxPool2d(2)]
         self.body = nn.Sequential(*layers, nn.Flatten(), nn.Dropout(0.2), nn.LazyLinear(4 * width), nn.SiLU())
         self.heads = nn.ModuleDict({slot: nn.Linear(4 * width, len(values)) for slot, values in slots.items()})

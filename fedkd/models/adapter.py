@@ -67,6 +67,14 @@ def _header(data: bytes) -> dict[str, str]:
     return json.loads(data[8 : 8 + size]).get("__metadata__", {})
 
 
+def adapter_config(data: bytes) -> dict[str, Any]:
+    """The adapter's `r`, `lora_alpha` and `target_modules`; AdapterError when its header has none."""
+    try:
+        return dict(json.loads(_header(data)["lora"]))
+    except (KeyError, ValueError) as error:
+        raise AdapterError("the adapter's header names no LoRA config") from error
+
+
 def check_adapter(data: bytes, denoiser: Any = None) -> dict[str, torch.Tensor]:
     """The adapter's tensors; AdapterError when malformed, not finite, or of other shapes than `denoiser`'s."""
     try:
@@ -100,7 +108,7 @@ def check_adapter(data: bytes, denoiser: Any = None) -> dict[str, torch.Tensor]:
 def load_adapter(denoiser: Any, data: bytes, name: str) -> None:
     """Add the adapter under `name`; whatever was active stays active. Raises AdapterError."""
     tensors = check_adapter(data, denoiser)
-    lora = json.loads(_header(data)["lora"])
+    lora = adapter_config(data)
     config = LoraConfig(rank=lora["r"], alpha=lora["lora_alpha"], target_modules=list(lora["target_modules"]))
     with torch.random.fork_rng(devices=[]):
         _attach(denoiser, name, config)
@@ -137,7 +145,7 @@ def merge_adapter(pipe: DiffusionPipeline, data: bytes) -> None:
 
 def diffusers_lora_bytes(data: bytes) -> bytes:
     """The same adapter in diffusers' own LoRA file form (`pytorch_lora_weights.safetensors`)."""
-    lora = json.loads(_header(data)["lora"])
+    lora = adapter_config(data)
     # The file form has no alpha of its own: without one diffusers takes alpha = rank, so fold the scale in.
     scale = lora["lora_alpha"] / lora["r"]
     tensors = {
