@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +44,9 @@ class Node:
         return CheckpointCache(self.folder / "cache")
 
 
+@lru_cache(maxsize=4)
 def recipe_of(text: str) -> Recipe:
-    """The validated recipe from the YAML text of a message."""
+    """The validated recipe from the YAML text of a message; nobody may change it."""
     with tempfile.TemporaryDirectory(prefix="fedkd-recipe-") as folder:
         path = Path(folder) / "recipe.yaml"
         path.write_text(text, encoding="utf-8")

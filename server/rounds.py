@@ -41,6 +41,7 @@ class Federation:
         self, grid: Grid, recipe: Recipe, run: Path, registry: Path, *, wait_s: float = WAIT_S
     ) -> None:
         self.grid, self.recipe, self.run, self.wait_s = grid, recipe, run, wait_s
+        self.recipe_text = to_yaml(recipe)
         self.state = RunState(run)
         self.registry = Registry(registry)
         self.cloud = Cloud(recipe, self.state, self.registry)
@@ -224,7 +225,7 @@ class Federation:
     ) -> Any:
         """An instruction: recipe, seeds, and with a manifest the blobs that the member lacks."""
         task: dict[str, Any] = {
-            "recipe": to_yaml(self.recipe),
+            "recipe": self.recipe_text,
             "run": str(self.run),
             "round": number,
             "phase": phase,

@@ -88,8 +88,7 @@ class Registry:
         """Publish a diffusers folder as the next version and point `alias` at it.
 
         Versions are v0 (a first one without parents), v1, v2, …; each appears under its name only when whole.
-        Publishing the same content with the
-        same parents, recipe and round again returns the version that exists.
+        Publishing the same content with the same parents, recipe and round again returns the version that exists.
         """
         if alias not in ALIASES:
             raise CheckpointError(f"alias '{alias}' is not known; use one of {', '.join(ALIASES)}")

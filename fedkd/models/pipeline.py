@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import json
 import logging
 import os
 import shutil
@@ -75,6 +77,7 @@ def load_pipeline(
             source,
             dtype=DTYPES[dtype],
             use_safetensors=True,
+            **_left_out(Path(source)),
             local_files_only=Path(source).is_dir() or bool(os.environ.get("HF_HUB_OFFLINE")),
         )
     except Exception as error:
@@ -92,6 +95,18 @@ def load_pipeline(
     if not all(torch.isfinite(p).all() for p in denoiser_of(pipe).parameters()):
         raise ModelError(f"the denoiser of '{path}' has weights that are not finite; fetch the model again")
     return pipe.to(device)
+
+
+def _left_out(folder: Path) -> dict[str, None]:
+    """Components that a local folder goes without, such as SD3's T5, which diffusers wants named as None."""
+    if not folder.is_dir():
+        return {}
+    index = json.loads((folder / "model_index.json").read_text("utf-8"))
+    pipeline = getattr(diffusers, str(index.get("_class_name")), None)
+    if pipeline is None:
+        return {}
+    wanted = inspect.signature(pipeline.__init__).parameters
+    return {n: None for n, p in wanted.items() if n != "self" and index.get(n, p.default) in (p.empty, [None, None])}
 
 
 def named_scheduler(name: str) -> Any:
