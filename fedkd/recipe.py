@@ -160,7 +160,6 @@ class RunConfig:
     device: str = "cpu"
     dtype: str = "float32"
     threads: int = 1  # torch threads of every Flower client process
-    tracker: str = ""  # empty | tensorboard | wandb | trackio
 
 
 @dataclass
@@ -218,7 +217,6 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "distillation.teachers": ("all", "sampled"),
     "distillation.teacher_weights": ("uniform", "size", "validation", "provenance", "confidence"),
     "run.dtype": ("float32", "float16", "bfloat16"),
-    "run.tracker": ("", "tensorboard", "wandb", "trackio"),
 }
 
 RANGES: dict[str, tuple[float, float]] = {
@@ -277,13 +275,14 @@ def _check_keys(given: Any, schema: type, prefix: str = "") -> None:
 
 
 def _check_values(recipe: Recipe) -> None:
+    config = OmegaConf.structured(recipe)
     for dotted, choices in CHOICES.items():
-        value = OmegaConf.select(OmegaConf.structured(recipe), dotted)
+        value = OmegaConf.select(config, dotted)
         if value not in choices:
             shown = ", ".join(repr(choice) for choice in choices)
             raise RecipeError(f"{dotted}={value!r} is not allowed; {nearest(str(value), choices)} (allowed: {shown})")
     for dotted, (low, high) in RANGES.items():
-        value = OmegaConf.select(OmegaConf.structured(recipe), dotted)
+        value = OmegaConf.select(config, dotted)
         if not low <= value <= high:
             raise RecipeError(f"{dotted}={value} is out of range; give a value from {low:g} to {high:g}")
     if recipe.data.source == "folder" and not recipe.data.path:
@@ -299,8 +298,10 @@ def _parse_overrides(overrides: list[str]) -> DictConfig:
     for item in overrides:
         if "=" not in item:
             raise RecipeError(f"override '{item}' has no '='; write it as section.key=value, e.g. run.seed=1")
+    # `a.b=` means the empty text, which OmegaConf would read as null.
+    quoted = [item + "''" if item.endswith("=") else item for item in overrides]
     try:
-        return OmegaConf.from_dotlist(overrides)
+        return OmegaConf.from_dotlist(quoted)
     except Exception as error:
         raise RecipeError(f"cannot read the overrides {overrides}: {error}") from error
 
