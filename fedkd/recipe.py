@@ -50,7 +50,7 @@ class DataConfig:
     source: str = "digits"  # digits | folder | any datasets name or path
     path: str = ""  # for source=folder: pictures with captions (metadata.jsonl/csv or NAME.txt)
     split: str = "private"  # for digits: private | base | judge; else the datasets split
-    concepts: list[str] = field(default_factory=list)  # keep only these concept values; empty keeps all
+    concepts: list[str] = field(default_factory=list)  # for digits: keep only these; empty keeps all
     max_images: int = 0  # 0 keeps all
     partition: str = "pathological"  # pathological | dirichlet | iid
     classes_per_user: int = 1  # pathological

@@ -12,9 +12,7 @@ def prompts_for(prompts: PromptsConfig, concept: str, count: int, seed: int) -> 
     rng = random.Random(f"{seed}/{concept}")
     captions = []
     for _ in range(count):
-        values = {
-            slot: rng.choice(options) for slot, options in prompts.slots.items() if slot != prompts.concept
-        }
+        values = {slot: rng.choice(options) for slot, options in prompts.slots.items() if slot != prompts.concept}
         while values.get("ink") is not None and values.get("ink") == values.get("background"):
             values["background"] = rng.choice(prompts.slots["background"])
         captions.append(prompts.template.format(**values, **{prompts.concept: concept}))

@@ -34,9 +34,7 @@ def handwriting(split: str) -> tuple[np.ndarray, np.ndarray]:
 
 def render(strokes: np.ndarray, ink: str, background: str, resolution: int) -> Image.Image:
     """One 8×8 digit enlarged, sharpened and painted: an RGB picture of `resolution`² pixels."""
-    grey = Image.fromarray((strokes * 255).astype(np.uint8)).resize(
-        (resolution, resolution), Image.Resampling.BICUBIC
-    )
+    grey = Image.fromarray((strokes * 255).astype(np.uint8)).resize((resolution, resolution), Image.Resampling.BICUBIC)
     mask = 1 / (1 + np.exp(-12 * (np.asarray(grey, dtype=np.float64)[..., None] / 255 - 0.45)))
     paint = mask * np.array(COLOURS[ink]) + (1 - mask) * np.array(COLOURS[background])
     return Image.fromarray(paint.round().astype(np.uint8))

@@ -61,9 +61,7 @@ def unpack_dataset(data: bytes, max_bytes: int = MAX_BYTES) -> Dataset:
         try:
             opened = Image.open(io.BytesIO(row["image"]), formats=["PNG"])
             if max(opened.size) > MAX_SIDE:
-                raise PackError(
-                    f"picture {index} of the set is {opened.size}; at most {MAX_SIDE} pixels a side"
-                )
+                raise PackError(f"picture {index} of the set is {opened.size}; at most {MAX_SIDE} pixels a side")
             image = opened.convert("RGB")
         except PackError:
             raise

@@ -10,6 +10,7 @@ from flwr_datasets.partitioner import (
     PathologicalPartitioner,
 )
 
+from fedkd.data.captions import concept_of
 from fedkd.data.sources import DataError, load_images
 from fedkd.recipe import Recipe
 
@@ -40,33 +41,42 @@ def _partitioner(recipe: Recipe, classes: int) -> Partitioner:
     )
 
 
-def partition(images: Dataset, recipe: Recipe) -> list[Dataset]:
-    """Disjoint shares of `images`, one a user, seeded by `run.seed`.
+def _concepts(images: Dataset, recipe: Recipe) -> list[str] | None:
+    """What each picture shows: its label, else the concept that its caption names; None when any is unknown."""
+    labels = list(images["label"])
+    if min(labels) >= 0:
+        return [str(label) for label in labels]
+    named = [concept_of(recipe.prompts, text) for text in images["caption"]]
+    return None if None in named else [str(value) for value in named]
 
-    Splits by `label` where it is known, else by caption. Raises DataError when a user would get nothing.
+
+def partition(images: Dataset, recipe: Recipe) -> list[Dataset]:
+    """Disjoint shares of `images`, one a user, seeded by `run.seed`; every picture is in one of them.
+
+    Splits by concept where every picture's is known, else at random. Raises DataError when a user
+    would get nothing or a concept would go to nobody.
     """
-    labels = images["label"]
-    key = list(labels) if min(labels) >= 0 else list(images["caption"])
-    classes = len(set(key))
-    users = recipe.federation.users
+    users, held = recipe.federation.users, recipe.data.classes_per_user
     if len(images) < users:
+        raise DataError(f"{len(images)} images are too few for federation.users={users}; give each user at least one")
+    key = _concepts(images, recipe)
+    classes = len(set(key)) if key else 0
+    if recipe.data.partition == "pathological" and classes > users * held:
         raise DataError(
-            f"{len(images)} images are too few for federation.users={users}; give each user at least one"
+            f"data.classes_per_user={held} for federation.users={users} covers {users * held} of {classes} "
+            f"concepts; give at least {-(-classes // users)}"
         )
-    keyed = images.add_column("concept", [str(value) for value in key]).shuffle(seed=recipe.run.seed)
+    key = key or [""] * len(images)
+    keyed = images.add_column("concept", key).shuffle(seed=recipe.run.seed)
     partitioner = _partitioner(recipe, classes)
     partitioner.dataset = keyed
     try:
         shares = [partitioner.load_partition(user).remove_columns("concept") for user in range(users)]
     except ValueError as error:
-        raise DataError(
-            f"data.partition={recipe.data.partition} cannot split these images: {error}"
-        ) from error
+        raise DataError(f"data.partition={recipe.data.partition} cannot split these images: {error}") from error
     empty = [user for user, share in enumerate(shares) if not len(share)]
     if empty:
-        raise DataError(
-            f"data.partition={recipe.data.partition} leaves user {empty[0]} without images; use iid"
-        )
+        raise DataError(f"data.partition={recipe.data.partition} leaves user {empty[0]} without images; use iid")
     return shares
 
 

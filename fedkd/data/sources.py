@@ -9,7 +9,6 @@ from pathlib import Path
 from datasets import Dataset, Features, Image, Value, load_dataset
 from PIL import Image as PILImage
 
-from fedkd.data.captions import concept_of
 from fedkd.data.digits import DIGITS, SPLITS, coloured_digits
 from fedkd.recipe import Recipe
 
@@ -32,9 +31,7 @@ def _captions(folder: Path) -> dict[str, str]:
     captions: dict[str, str] = {}
     for picture in folder.rglob("*"):
         if picture.suffix.lower() in PICTURES and picture.with_suffix(".txt").is_file():
-            captions[str(picture.relative_to(folder))] = (
-                picture.with_suffix(".txt").read_text("utf-8").strip()
-            )
+            captions[str(picture.relative_to(folder))] = picture.with_suffix(".txt").read_text("utf-8").strip()
     for name in ("metadata.csv", "captions.csv", "metadata.jsonl"):
         file = folder / name
         if not file.is_file():
@@ -112,12 +109,6 @@ def load_images(recipe: Recipe) -> Dataset:
         dataset, _ = load_folder(data.path, resolution)
     else:
         dataset = _from_hub(recipe)
-    if data.source != "digits" and data.concepts and recipe.prompts.concept:
-        keep = set(data.concepts)
-        captions = dataset["caption"]
-        chosen = [i for i, text in enumerate(captions) if (concept_of(recipe.prompts, text) or text) in keep]
-        # One's own pictures name their own things; a filter that would drop all of them is not meant for them.
-        dataset = dataset.select(chosen) if chosen else dataset
     if data.max_images:
         dataset = dataset.select(range(min(data.max_images, len(dataset))))
     if not len(dataset):

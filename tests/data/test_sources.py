@@ -91,3 +91,16 @@ def test_prompts_follow_the_template_and_never_paint_ink_on_ink() -> None:
     for caption in prompts_for(prompts, "seven", 50, seed=3):
         slots = slots_of(prompts, caption)
         assert slots is not None and slots["digit"] == "seven" and slots["ink"] != slots["background"]
+
+
+def test_a_concept_that_would_go_to_nobody_is_an_error_with_a_fix() -> None:
+    recipe = load_recipe("quickstart", ["data.concepts=[]"])
+    with pytest.raises(DataError, match="covers 4 of 10 concepts; give at least 3"):
+        partition(load_images(recipe), recipe)
+
+
+def test_every_picture_of_ones_own_folder_goes_to_some_user(tmp_path: Path) -> None:
+    path = folder_of(tmp_path / "own", {f"{i}.png": f"picture number {i}" for i in range(9)})
+    recipe = load_recipe("quickstart", ["data.source=folder", f"data.path={path}"])
+    shares = partition(load_images(recipe), recipe)
+    assert sorted(text for share in shares for text in share["caption"]) == [f"picture number {i}" for i in range(9)]
