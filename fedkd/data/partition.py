@@ -53,19 +53,23 @@ def _concepts(images: Dataset, recipe: Recipe) -> list[str] | None:
 def partition(images: Dataset, recipe: Recipe) -> list[Dataset]:
     """Disjoint shares of `images`, one a user, seeded by `run.seed`; every picture is in one of them.
 
-    Splits by concept where every picture's is known, else at random. Raises DataError when a user
-    would get nothing or a concept would go to nobody.
+    Splits by concept where every picture's is known, else at random; so do unlabelled pictures (one's own
+    folder) of more concepts than the users can hold. Raises DataError when a user would get nothing or
+    a labelled concept would go to nobody.
     """
     users, held = recipe.federation.users, recipe.data.classes_per_user
     if len(images) < users:
         raise DataError(f"{len(images)} images are too few for federation.users={users}; give each user at least one")
     key = _concepts(images, recipe)
     classes = len(set(key)) if key else 0
-    if recipe.data.partition == "pathological" and classes > users * held:
-        raise DataError(
-            f"data.classes_per_user={held} for federation.users={users} covers {users * held} of {classes} "
-            f"concepts; give at least {-(-classes // users)}"
-        )
+    covered = users + held - 1  # user i holds the concepts i to i + held - 1
+    if recipe.data.partition == "pathological" and classes > covered:
+        if min(images["label"]) >= 0:
+            raise DataError(
+                f"data.classes_per_user={held} for federation.users={users} covers {covered} of {classes} "
+                f"concepts; give at least {classes - users + 1}"
+            )
+        key, classes = None, 0
     key = key or [""] * len(images)
     keyed = images.add_column("concept", key).shuffle(seed=recipe.run.seed)
     partitioner = _partitioner(recipe, classes)

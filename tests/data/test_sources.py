@@ -95,7 +95,7 @@ def test_prompts_follow_the_template_and_never_paint_ink_on_ink() -> None:
 
 def test_a_concept_that_would_go_to_nobody_is_an_error_with_a_fix() -> None:
     recipe = load_recipe("quickstart", ["data.concepts=[]"])
-    with pytest.raises(DataError, match="covers 4 of 10 concepts; give at least 3"):
+    with pytest.raises(DataError, match="covers 4 of 10 concepts; give at least 7"):
         partition(load_images(recipe), recipe)
 
 
@@ -104,3 +104,18 @@ def test_every_picture_of_ones_own_folder_goes_to_some_user(tmp_path: Path) -> N
     recipe = load_recipe("quickstart", ["data.source=folder", f"data.path={path}"])
     shares = partition(load_images(recipe), recipe)
     assert sorted(text for share in shares for text in share["caption"]) == [f"picture number {i}" for i in range(9)]
+
+
+def test_enough_classes_per_user_cover_every_concept() -> None:
+    recipe = load_recipe("quickstart", ["data.concepts=[]", "data.classes_per_user=7"])
+    shares = partition(load_images(recipe), recipe)
+    assert set().union(*(set(share["label"]) for share in shares)) == set(range(10))
+
+
+def test_own_pictures_of_more_concepts_than_users_hold_are_all_given_out(tmp_path: Path) -> None:
+    path = folder_of(tmp_path / "own", {f"{d}.png": f"a red {d} on a blue background" for d in ("one", "two", "six")})
+    recipe = load_recipe(
+        "quickstart", ["data.source=folder", f"data.path={path}", "federation.users=2", "federation.edges=1"]
+    )
+    shares = partition(load_images(recipe), recipe)
+    assert sum(len(share) for share in shares) == 3
