@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,14 @@ from datasets import Dataset, concatenate_datasets
 from fedkd.checkpoints.manifest import Manifest
 from fedkd.checkpoints.registry import Registry
 from fedkd.data.packing import pack_dataset, unpack_dataset
-from fedkd.distillation.federated import distil, draw_replay
+from fedkd.distillation.distil import distil
+from fedkd.distillation.pictures import draw_replay
+from fedkd.distillation.student import install_student
+from fedkd.distillation.teachers import BASE
 from fedkd.evaluation.accuracy import evaluate
-from fedkd.models.adapter import check_adapter, merge_adapter
-from fedkd.models.pipeline import denoiser_of, load_pipeline, resolve_model, save_pipeline
-from fedkd.recipe import Recipe, recipe_digest
+from fedkd.models.adapter import check_adapter
+from fedkd.models.pipeline import denoiser_of, load_pipeline, named_scheduler, resolve_model, save_pipeline
+from fedkd.recipe import Recipe, recipe_digest, with_sampling
 from server.state import RunState, seed_of
 
 NO_LIMIT = 2**62
@@ -38,7 +42,11 @@ class Cloud:
         """A pipeline with the recipe's device, dtype and scheduler."""
         run = self.recipe.run
         return load_pipeline(
-            str(path), device=run.device, dtype=run.dtype, scheduler=self.recipe.model.scheduler
+            str(path),
+            device=run.device,
+            dtype=run.dtype,
+            scheduler=self.recipe.model.scheduler,
+            without=self.recipe.model.without,
         )
 
     def parent(self, reference: str) -> Any:
@@ -63,9 +71,7 @@ class Cloud:
         manifest = self.registry.publish(Path(source), alias="latest", **facts)  # type: ignore[arg-type]
         shutil.rmtree(temporary, ignore_errors=True)
         progress = self.state.progress(0, "base")
-        metrics = evaluate(
-            self.parent(manifest.reference), self.recipe, seed=self.evaluation_seed, progress=progress
-        )
+        metrics = evaluate(self.parent(manifest.reference), self.recipe, seed=self.evaluation_seed, progress=progress)
         done = {"checkpoint": manifest.reference, "metrics": metrics, "seconds": time.monotonic() - started}
         self.state.finish(0, "base", done)
         self.state.event("phase_end", round=0, phase="base", seconds=done["seconds"])
@@ -97,25 +103,39 @@ class Cloud:
     ) -> dict[str, Any]:
         """Train the round's student from durable inputs only; writes student.safetensors, returns facts."""
         folder = self.state.round_folder(number)
-        replay = self.replay(number, parent)
         shares = {
-            edge: concatenate_datasets(
-                [unpack_dataset(path.read_bytes(), max_bytes=NO_LIMIT) for path in paths]
-            )
+            edge: concatenate_datasets([unpack_dataset(path.read_bytes(), max_bytes=NO_LIMIT) for path in paths])
             for edge, paths in sorted(sets.items())
         }
-        student, facts = distil(
+        replay = self.replay(number, parent)
+        if len(replay):
+            shares[BASE] = replay
+        progress = self.state.progress(number, "distil")
+        done = distil(
             self.parent(parent),
             shares,
             {edge: path.read_bytes() for edge, path in sorted(adapters.items())},
-            replay,
-            self.recipe,
+            self.round_recipe(number),
             seed=seed_of(self.recipe.run.seed, number, "distil"),
-            progress=self.state.progress(number, "distil"),
+            folder=folder / "distil",
+            after_step=lambda step, total, losses: progress(step, total),
         )
-        check_adapter(student)
-        self.state.write_bytes(folder / "student.safetensors", student)
-        return facts
+        self.state.write_bytes(folder / "student.safetensors", done.student)
+        shutil.rmtree(folder / "distil", ignore_errors=True)
+        return {
+            "loss": done.curves,
+            "teacher_weights": done.teacher_weights,
+            "left_out": done.left_out,
+            "sampling": done.drawing.sampling(),
+            "scheduler_config": done.drawing.scheduler_config(),
+        }
+
+    def round_recipe(self, number: int) -> Recipe:
+        """The recipe of a round: few-step methods make the last student alone, since edges cannot fine-tune one."""
+        distillation = self.recipe.distillation
+        if number < self.recipe.federation.rounds and distillation.method != "federated":
+            distillation = replace(distillation, method="federated")
+        return replace(self.recipe, distillation=distillation)
 
     def publish(self, number: int, parent: str, parent_metrics: dict[str, Any]) -> dict[str, Any]:
         """Merge, save, evaluate and publish the student: {"checkpoint", "alias", "metrics"}.
@@ -126,13 +146,22 @@ class Cloud:
         folder = self.state.round_folder(number) / "student"
         source = self.registry.resolve(parent)
         self._parent = None
-        pipe = self.load(source)
-        merge_adapter(pipe, (self.state.round_folder(number) / "student.safetensors").read_bytes())
+        pipe, distilled = self.load(source), self.state.finished(number, "distil")
+        assert distilled is not None
+        install_student(pipe, (self.state.round_folder(number) / "student.safetensors").read_bytes())
+        sampling: dict[str, Any] = distilled["sampling"]
+        changed = {"unet" if getattr(pipe, "unet", None) is not None else "transformer"}
+        if sampling:
+            pipe.scheduler = named_scheduler(sampling["scheduler"]).from_config(distilled["scheduler_config"])
+            changed |= {"scheduler", "model_index.json"}
         save_pipeline(pipe, folder, dtype="float16")
-        keep_unchanged(source, folder, "unet" if getattr(pipe, "unet", None) is not None else "transformer")
+        keep_unchanged(source, folder, changed)
+        recipe = with_sampling(self.recipe, sampling)
         metrics = evaluate(
-            self.load(folder),
-            self.recipe,
+            load_pipeline(
+                str(folder), device=recipe.run.device, dtype=recipe.run.dtype, scheduler=recipe.model.scheduler
+            ),
+            recipe,
             seed=self.evaluation_seed,
             progress=self.state.progress(number, "publish"),
         )
@@ -149,16 +178,20 @@ class Cloud:
             alias=alias,
             licence=self.registry.manifest(parent).licence,
             base_model=self.recipe.model.path,
+            sampling=sampling,
         )
         shutil.rmtree(folder, ignore_errors=True)
         return {"checkpoint": manifest.reference, "alias": alias, "metrics": metrics}
 
 
-def keep_unchanged(parent: Path, child: Path, trained: str) -> None:
-    """Give the child the parent's own files for everything but the trained weights: shared, sent once."""
+def keep_unchanged(parent: Path, child: Path, changed: set[str]) -> None:
+    """Give the child the parent's own files for everything but what is `changed` (first path parts): sent once.
+
+    A changed component keeps the parent's config.json, a scheduler its own.
+    """
     for path in parent.rglob("*"):
         inside = path.relative_to(parent)
-        weights = inside.parts[0] == trained and inside.name != "config.json"
+        weights = inside.parts[0] in changed and inside.name != "config.json"
         if path.is_file() and not weights and (child / inside).is_file():
             shutil.copyfile(path, child / inside)
 

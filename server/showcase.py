@@ -13,7 +13,7 @@ from fedkd.models.flops import model_cost
 from fedkd.models.pipeline import load_pipeline
 from fedkd.models.sampling import sample
 from fedkd.planning.system import EUCI_DEVICE, EUCI_EDGE, EUCI_LINK, ModelCost, cost
-from fedkd.recipe import Recipe
+from fedkd.recipe import Recipe, with_sampling
 from fedkd.serving.device import EdgeClient
 from fedkd.serving.loopback import serve_in_process
 from server.state import seed_of
@@ -39,16 +39,15 @@ class Plan:
     seed: int
 
 
-def plans(recipe: Recipe) -> list[Plan]:
+def plans(recipe: Recipe, schedulers: tuple[str, ...] = SCHEDULERS) -> list[Plan]:
     """The split pictures of a run: schedulers and orders in turn, split points spread over the steps."""
     count, steps = recipe.serving.split_images, recipe.model.num_inference_steps
     prompts = example_prompts(recipe, count)
     made = []
     for index in range(count):
         order = ORDERS[index % 2]
-        scheduler = (
-            SCHEDULERS[(index // 2 + index) % len(SCHEDULERS)] if count >= 8 else SCHEDULERS[index % 4]
-        )
+        place = index // 2 + index if count >= 8 else index
+        scheduler = schedulers[place % len(schedulers)]
         device_steps = max(1, min(steps - 1, round(steps * (index + 1) / (count + 1)))) if steps > 1 else 1
         seed = seed_of(recipe.run.seed, "split", index)
         made.append(Plan(prompts[index], scheduler, order, device_steps, seed))
@@ -83,10 +82,16 @@ def unsplit_latents(checkpoint: str, recipe: Recipe, plan: Plan) -> Any:
 
 
 def split_pictures(
-    checkpoint: str, recipe: Recipe, run: Path, progress: Progress | None = None
+    checkpoint: str,
+    recipe: Recipe,
+    run: Path,
+    progress: Progress | None = None,
+    *,
+    sampling: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Serve `checkpoint` from an edge on loopback, draw the plans, compare with the unsplit pipeline.
 
+    `sampling` is the manifest's: a few-step student is drawn with its own scheduler and steps.
     Returns the report's `split`: every picture with who did which steps, bytes, seconds, delay and joules by
     the cost model, and whether its final latents are bit for bit those of the unsplit pipeline.
     """
@@ -94,7 +99,9 @@ def split_pictures(
 
     torch.set_num_threads(recipe.run.threads)
     os.environ["OMP_NUM_THREADS"] = str(recipe.run.threads)
-    made, steps, guidance = plans(recipe), recipe.model.num_inference_steps, recipe.model.guidance_scale
+    recipe = with_sampling(recipe, sampling or {})
+    made = plans(recipe, (sampling["scheduler"],) if sampling else SCHEDULERS)
+    steps, guidance = recipe.model.num_inference_steps, recipe.model.guidance_scale
     expected = [unsplit_latents(checkpoint, recipe, plan) for plan in made]
     sizes = ModelCost(**model_cost(load_pipeline(checkpoint), recipe.model.resolution))
     (run / "pictures").mkdir(parents=True, exist_ok=True)
@@ -159,30 +166,32 @@ def split_pictures(
     return {"bitwise_equal": all(image["bitwise_equal"] for image in images), "images": images}
 
 
-def before_and_after(base: str, student: str, recipe: Recipe, run: Path) -> list[dict[str, Any]]:
-    """The report's `pictures`: base and student at the same prompt and seed, known and taught concepts."""
+def before_and_after(
+    base: str, student: str, recipe: Recipe, run: Path, *, sampling: dict[str, Any] | None = None
+) -> list[dict[str, Any]]:
+    """The report's `pictures`: base and student at the same prompt and seed, known and taught concepts.
+
+    `sampling` is the student's manifest's: how it is drawn.
+    """
     import torch
 
     torch.set_num_threads(recipe.run.threads)
     seed = seed_of(recipe.run.seed, "before and after")
-    wanted = [(value, "taught") for value in recipe.prompts.taught] + [
-        (v, "known") for v in recipe.prompts.known
-    ]
+    wanted = [(value, "taught") for value in recipe.prompts.taught] + [(v, "known") for v in recipe.prompts.known]
     if not wanted:
         return []
     prompts = [prompts_for(recipe.prompts, value, 1, seed)[0] for value, _ in wanted]
     (run / "pictures").mkdir(parents=True, exist_ok=True)
     found = [{"concept": v, "kind": kind, "prompt": p} for (v, kind), p in zip(wanted, prompts, strict=True)]
-    for who, path in (("base", base), ("student", student)):
-        pipe = load_pipeline(
-            path, device=recipe.run.device, dtype=recipe.run.dtype, scheduler=recipe.model.scheduler
-        )
+    for who, path, how in (("base", base, {}), ("student", student, sampling or {})):
+        model = with_sampling(recipe, how).model
+        pipe = load_pipeline(path, device=recipe.run.device, dtype=recipe.run.dtype, scheduler=model.scheduler)
         images = sample(
             pipe,
             prompts,
             seed=seed,
-            num_inference_steps=recipe.model.num_inference_steps,
-            guidance_scale=recipe.model.guidance_scale,
+            num_inference_steps=model.num_inference_steps,
+            guidance_scale=model.guidance_scale,
             resolution=recipe.model.resolution,
         )
         for entry, image in zip(found, images, strict=True):

@@ -35,9 +35,10 @@ def round_report(state: RunState, number: int) -> dict[str, Any] | None:
         distilled, published = done["distil"], done["publish"]
         report["student"] = {
             **{key: published["metrics"].get(key) for key in SCORES},
-            "loss": {"task": distilled["task"], "distill": distilled["distill"]},
+            "loss": distilled["loss"],
+            "sampling": distilled["sampling"],
             "teacher_weights": distilled["teacher_weights"],
-            "left_out": distilled.get("left_out", {}),
+            "left_out": distilled["left_out"],
             "published_as": published["alias"],
         }
         report["checkpoint"] = published["checkpoint"]
@@ -66,8 +67,7 @@ def compose(recipe: Recipe, run: Path, registry: Path) -> dict[str, Any]:
     if taught:
         report["student"] = {key: taught[-1]["student"][key] for key in SCORES}
     report["concepts"] = {
-        kind: {who: report[who][kind] for who in ("base", "student") if who in report}
-        for kind in ("known", "taught")
+        kind: {who: report[who][kind] for who in ("base", "student") if who in report} for kind in ("known", "taught")
     }
     served = [r["checkpoint"] for r in taught if r["student"]["published_as"] == "latest"]
     reference = served[-1] if served else base.get("checkpoint", "")

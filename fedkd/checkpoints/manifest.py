@@ -56,6 +56,7 @@ class Manifest:
     metrics: dict[str, Any] = field(default_factory=dict)
     licence: str = ""
     base_model: str = ""
+    sampling: dict[str, Any] = field(default_factory=dict)  # how a few-step student is drawn; empty: as the base
     signature: str | None = None
 
     @property

@@ -84,6 +84,7 @@ class Registry:
         alias: str = "latest",
         licence: str = "",
         base_model: str = "",
+        sampling: dict[str, Any] | None = None,
     ) -> Manifest:
         """Publish a diffusers folder as the next version and point `alias` at it.
 
@@ -94,7 +95,7 @@ class Registry:
             raise CheckpointError(f"alias '{alias}' is not known; use one of {', '.join(ALIASES)}")
         files = scan_folder(folder)
         origin = (tuple(parents), recipe_digest, round)
-        draft = Manifest(check_name(name), "v0", files, *origin, metrics or {}, licence, base_model)
+        draft = Manifest(check_name(name), "v0", files, *origin, metrics or {}, licence, base_model, sampling or {})
         for version in self.versions(name):
             earlier = self.manifest(f"{name}:{version}")
             same_origin = (earlier.parents, earlier.recipe_digest, earlier.round) == origin
@@ -106,7 +107,7 @@ class Registry:
         existing = self.versions(name)
         number = int(existing[-1][1:]) + 1 if existing else int(bool(parents))
         while True:
-            manifest = Manifest(name, f"v{number}", files, *origin, metrics or {}, licence, base_model)
+            manifest = Manifest(name, f"v{number}", files, *origin, metrics or {}, licence, base_model, sampling or {})
             if self._settle(manifest):
                 self._point(name, alias, manifest.version)
                 return manifest

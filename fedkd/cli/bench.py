@@ -7,48 +7,61 @@ from typing import Annotated
 
 import typer
 
-NAMES = ("federated",)
+NAMES = ("federated", "distillation", "step-cost")
 
 
 def bench(
-    name: Annotated[str, typer.Argument(help="Which benchmark: federated.")],
+    name: Annotated[str, typer.Argument(help="Which benchmark: federated, distillation or step-cost.")],
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Recipe overrides, such as distillation.gamma=0.9.")
     ] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="One seed and few steps: shows that it runs, not what is true.")
     ] = False,
+    jobs: Annotated[int, typer.Option(min=1, help="distillation: processes side by side, one a core.")] = 1,
+    size: Annotated[
+        str, typer.Option(help="step-cost: tiny, or sd15 for Stable Diffusion 1.5's UNet (wants a GPU).")
+    ] = "tiny",
     out: Annotated[Path, typer.Option(help="Folder for NAME.json, NAME.md and NAME.png.")] = Path("runs/bench"),
 ) -> None:
     """Run a benchmark: a table, and JSON, Markdown and a plot in runs/bench. Exit code 1 when a bound fails.
 
-    Example: fedkd bench federated --quick
+    Example: fedkd bench distillation --jobs 2
+    Example: fedkd bench step-cost --size sd15 run.device=cuda run.dtype=bfloat16
     """
     from fedkd.cli.console import console, fail, guard
 
-    with guard("run the same command again; finished seeds are kept"):
+    with guard("run the same command again; what is finished is kept"):
         from fedkd.recipe import nearest
 
         if name not in NAMES:
             fail(f"no benchmark named '{name}'; {nearest(name, NAMES)}")
+        if size not in ("tiny", "sd15"):
+            fail(f"--size {size} is not known; give tiny or sd15")
+        if size != "tiny" and name != "step-cost":
+            fail(f"--size {size} is for `fedkd bench step-cost`; leave it out")
         import importlib
 
         from rich.table import Table
 
+        from fedkd.cli.benchmarks.request import Request
         from fedkd.cli.benchmarks.result import write
 
-        module = importlib.import_module(f"fedkd.cli.benchmarks.{name}")
-        result = module.run(quick, out, list(overrides or []), lambda text: console.print(text, markup=False))
-        table = Table(title=f"fedkd bench {name} (percent, mean ± sd over seeds {result.seeds})")
-        for heading in ("", *result.columns):
-            table.add_column(heading)
-        for row in result.rows:
-            table.add_row(row, *(result.cell(row, column) for column in result.columns))
-        console.print(table)
-        for shown in result.shows:
-            verdict = "holds" if shown.holds else "FAILS"
-            console.print(f"{verdict}: {shown.what}: {shown.value:.1f} (bound {shown.bound:g})", markup=False)
-        for line in [*result.notes, *(f"wrote {path}" for path in write(result, out))]:
+        module = importlib.import_module(f"fedkd.cli.benchmarks.{name.replace('-', '_')}")
+        request = Request(
+            name, quick, out, list(overrides or []), jobs, size, lambda text: console.print(text, markup=False)
+        )
+        result = module.run(request)
+        for figures in result.tables:
+            table = Table(title=f"{figures.title}; mean ± sd over seeds {result.seeds}")
+            for heading in ("", *figures.columns):
+                table.add_column(heading)
+            for row in figures.rows:
+                table.add_row(row, *(figures.cell(row, column) for column in figures.columns))
+            console.print(table)
+        for line in [*(shown.line for shown in result.shows), *result.notes]:
             console.print(line, markup=False)
+        for path in write(result, out):
+            console.print(f"wrote {path}", markup=False)
         if not all(shown.holds for shown in result.shows):
             raise SystemExit(1)

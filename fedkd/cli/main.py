@@ -8,6 +8,7 @@ import typer
 
 from fedkd import __version__
 from fedkd.cli.bench import bench
+from fedkd.cli.distill import distill
 from fedkd.cli.generate import generate
 from fedkd.cli.pretrain import pretrain
 from fedkd.cli.recipes import recipes
@@ -26,6 +27,7 @@ HELP = """Federated distillation of Stable Diffusion, and split inference betwee
   fedkd recipes show quickstart      everything a run is made of
   fedkd simulate quickstart run.seed=1 run.name=again
                                      change one thing
+  fedkd distill --help               a few-step student from teachers of your own
   fedkd serve --help                 serve a checkpoint from an edge
   fedkd generate --help              draw a picture with that edge
   fedkd bench federated              the student against FedAvg
@@ -57,5 +59,8 @@ def main(
 
 main.__doc__ = HELP
 app.add_typer(recipes, name="recipes")
-for verb in (simulate, generate, serve, bench, pretrain):
+for verb in (simulate, distill, generate, serve, bench, pretrain):
     app.command(verb.__name__)(verb)
+
+if __name__ == "__main__":
+    app(prog_name="fedkd")

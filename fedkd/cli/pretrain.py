@@ -10,9 +10,7 @@ import typer
 
 def pretrain(
     recipe: Annotated[str, typer.Argument(help="A pretrain recipe's name or YAML file.")] = "tiny-sd",
-    overrides: Annotated[
-        list[str] | None, typer.Argument(help="Overrides, such as pretrain.steps=200.")
-    ] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(help="Overrides, such as pretrain.steps=200.")] = None,
     to: Annotated[
         Path | None,
         typer.Option(help="Folder that gets MODEL/ and reference-classifier/. Default: RUN/checkpoints."),
@@ -22,16 +20,14 @@ def pretrain(
 
     Example: fedkd pretrain tiny-sd run.out=runs
     """
-    from fedkd.cli.console import console, fail, guard, progress_bar
+    from fedkd.cli.console import console, guard, progress_bar
+    from fedkd.cli.recipes import check_kind
 
     with guard():
         from fedkd.recipe import load_recipe, run_dir, save_recipe
 
         loaded = load_recipe(recipe, overrides or [])
-        if loaded.kind != "pretrain":
-            fail(
-                f"recipe '{recipe}' has kind={loaded.kind}; `fedkd pretrain` needs kind: pretrain, e.g. tiny-sd"
-            )
+        check_kind(loaded, recipe, "pretrain")
         from fedkd.data.captions import slots_of
         from fedkd.data.digits import DIGITS, coloured_digits
         from fedkd.data.sources import to_dataset
@@ -60,11 +56,7 @@ def pretrain(
             )
         classifier.save(target / "reference-classifier")
         known = {DIGITS.index(name) for name in loaded.data.concepts}
-        rows = [
-            row
-            for row in coloured_digits(loaded.data.split, side, seed, size.copies)
-            if row["label"] in known
-        ]
+        rows = [row for row in coloured_digits(loaded.data.split, side, seed, size.copies) if row["label"] in known]
         images, pipe = to_dataset(rows), tiny_pipeline(loaded)
         with progress_bar("VAE") as progress:
             train_vae(pipe, images, loaded, run, progress)
@@ -73,8 +65,6 @@ def pretrain(
         save_pipeline(pipe, target / loaded.model.name)
         loaded.evaluation.classifier = str(target / "reference-classifier")
         with progress_bar("drawing to score it") as progress:
-            scores = evaluate(
-                load_pipeline(str(target / loaded.model.name)), loaded, seed=seed, progress=progress
-            )
+            scores = evaluate(load_pipeline(str(target / loaded.model.name)), loaded, seed=seed, progress=progress)
         console.print(f"prompt accuracy: known {scores['known']:.1%}, never seen {scores['taught']:.1%}")
         console.print(f"saved to {target / loaded.model.name}")

@@ -1,12 +1,18 @@
-"""`fedkd recipes`: list, show and check the recipes that runs are made of."""
+"""`fedkd recipes`: list, show, copy and check the recipes that runs are made of."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fedkd.cli.console import guard
+
+if TYPE_CHECKING:
+    from fedkd.recipe import Recipe
+
+VERBS = {"federation": "simulate", "distillation": "distill", "pretrain": "pretrain"}  # what runs which kind
 
 Overrides = Annotated[
     list[str] | None,
@@ -14,7 +20,7 @@ Overrides = Annotated[
 ]
 
 recipes = typer.Typer(
-    help="List, show and check recipes: what a run is, in one YAML file.\n\n"
+    help="List, show, copy and check recipes: what a run is, in one YAML file.\n\n"
     "Example: fedkd recipes show quickstart",
     no_args_is_help=True,
     rich_markup_mode="rich",
@@ -33,8 +39,7 @@ def list_recipes() -> None:
         found = {name: load_recipe(name) for name in recipe_names()}
     width = max((len(name) for name in found), default=0)
     for name, recipe in found.items():
-        verb = "pretrain" if recipe.kind == "pretrain" else "simulate"
-        print(f"{name:<{width}}  fedkd {verb} {name}  {recipe.description}".rstrip())
+        print(f"{name:<{width}}  fedkd {VERBS[recipe.kind]} {name}  {recipe.description}".rstrip())
 
 
 @recipes.command("show")
@@ -66,3 +71,41 @@ def validate(
     with guard():
         recipe = load_recipe(name, overrides or [])
         print(f"{name}: valid, sha256:{recipe_digest(recipe)}")
+
+
+@recipes.command("copy")
+def copy(
+    name: Annotated[str, typer.Argument(help="A shipped recipe's name, or a YAML file")],
+    path: Annotated[str, typer.Argument(help="The file or folder to copy to [default: ./NAME.yaml]")] = "",
+) -> None:
+    """Copy a recipe to a file of your own to edit; nothing is ever overwritten.
+
+    Example: fedkd recipes copy quickstart mine.yaml
+    """
+    from fedkd.recipe import RecipeError, find_recipe, load_recipe
+
+    with guard():
+        source = find_recipe(name)
+        target = Path(path or source.name).expanduser()
+        target = target / source.name if target.is_dir() else target
+        if target.suffix not in {".yaml", ".yml"}:
+            raise RecipeError(f"PATH={path} does not end in .yaml; give one that does, e.g. {target.name}.yaml")
+        verb = VERBS[load_recipe(name).kind]
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with target.open("x", encoding="utf-8") as stream:
+                stream.write(source.read_text("utf-8"))
+        except FileExistsError as error:
+            raise RecipeError(f"PATH={target} exists already and is left alone; give another") from error
+        print(f"copied to {target}; edit it, then run: fedkd {verb} {target}")
+
+
+def check_kind(recipe: Recipe, name: str, verb: str) -> None:
+    """RecipeError that names the right verb, when the recipe is for another than `fedkd VERB`."""
+    from fedkd.recipe import RecipeError
+
+    right = VERBS[recipe.kind]
+    if right != verb:
+        raise RecipeError(
+            f"recipe '{name}' has kind={recipe.kind}, which is not for `fedkd {verb}`; run: fedkd {right} {name}"
+        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -12,9 +12,7 @@ DEFAULT_PORT = 8765
 
 
 def serve(
-    recipe: Annotated[
-        str, typer.Argument(help="A recipe's name or file: it says model and scheduler.")
-    ] = "quickstart",
+    recipe: Annotated[str, typer.Argument(help="A recipe's name or file: it says model and scheduler.")] = "quickstart",
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes to the recipe.")
     ] = None,
@@ -28,15 +26,11 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on. Default: the recipe's.")] = "",
     port: Annotated[
         int,
-        typer.Option(
-            min=-1, max=65535, help="Port to listen on; 0 takes a free one. Default: the recipe's, or 8765."
-        ),
+        typer.Option(min=-1, max=65535, help="Port to listen on; 0 takes a free one. Default: the recipe's, or 8765."),
     ] = -1,
     token: Annotated[
         str,
-        typer.Option(
-            envvar="FEDKD_TOKEN", help="Bearer token that clients must send. Default: the recipe's."
-        ),
+        typer.Option(envvar="FEDKD_TOKEN", help="Bearer token that clients must send. Default: the recipe's."),
     ] = "",
     threads: Annotated[int, typer.Option(min=0, help="torch threads; 0 leaves the choice to torch.")] = 0,
 ) -> None:
@@ -49,7 +43,7 @@ def serve(
       fedkd serve quickstart --checkpoint tiny-sd --port 8765
     """
     from fedkd.cli.console import console, fail, guard
-    from fedkd.recipe import load_recipe
+    from fedkd.recipe import load_recipe, with_sampling
 
     with guard("the edge has stopped; run the same command to serve again"):
         resolved = load_recipe(recipe, overrides or [])
@@ -66,6 +60,7 @@ def serve(
                 if threads:
                     torch.set_num_threads(threads)
                 source, name = _find_checkpoint(checkpoint, resolved)
+                resolved = with_sampling(resolved, _sampling(Path(source)))
                 app = create_app(
                     source,
                     device=resolved.run.device,
@@ -102,6 +97,14 @@ def _listen(host: str, port: int) -> socket.socket:
         return listener
     except OSError as error:
         fail(f"cannot listen on {host}:{port}: {error.strerror}; give another --port, or 0 for a free one")
+
+
+def _sampling(folder: Path) -> dict[str, Any]:
+    """How a published few-step checkpoint is drawn, from its manifest; {} for any other model."""
+    from fedkd.checkpoints.manifest import MANIFEST_NAME, Manifest
+
+    path = folder / MANIFEST_NAME
+    return Manifest.from_json(path.read_text("utf-8")).sampling if path.is_file() else {}
 
 
 def _find_checkpoint(wanted: str, resolved: object) -> tuple[str, str]:

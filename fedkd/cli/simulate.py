@@ -16,9 +16,7 @@ DEFECT = 1
 
 
 def simulate(
-    recipe: Annotated[
-        str, typer.Argument(help="A recipe's name, or a YAML file (see: fedkd recipes ls)")
-    ] = "",
+    recipe: Annotated[str, typer.Argument(help="A recipe's name, or a YAML file (see: fedkd recipes ls)")] = "",
     overrides: Annotated[
         list[str] | None,
         typer.Argument(metavar="[a.b=c]...", help="Overrides, e.g. federation.rounds=3", show_default=False),
@@ -73,14 +71,14 @@ def begun(name: str, overrides: list[str]) -> tuple[Recipe, Path]:
     """Validate the recipe and make the run's folder: RUN, or RUN-2, RUN-3, … when that is taken."""
     import dataclasses
 
+    from fedkd.cli.recipes import check_kind
     from fedkd.models.pipeline import resolve_model
     from fedkd.recipe import RecipeError, load_recipe, recipe_names, run_dir, save_recipe
 
     if not name:
         raise RecipeError(f"no recipe was given; give one of {', '.join(recipe_names())}, or --resume RUN")
     recipe = load_recipe(name, overrides)
-    if recipe.kind != "federation":
-        raise RecipeError(f"recipe '{name}' is for `fedkd {recipe.kind}`, not for `fedkd simulate`")
+    check_kind(recipe, name, "simulate")
     recipe = anchored(recipe)
     resolve_model(recipe.model.path)
     if recipe.data.source == "folder":
@@ -102,13 +100,9 @@ def anchored(recipe: Recipe) -> Recipe:
     def absolute(path: str) -> str:
         return str(Path(path).expanduser().resolve()) if path and Path(path).expanduser().exists() else path
 
-    data = dataclasses.replace(
-        recipe.data, path=absolute(recipe.data.path), source=absolute_source(recipe.data.source)
-    )
+    data = dataclasses.replace(recipe.data, path=absolute(recipe.data.path), source=absolute_source(recipe.data.source))
     registry = str(Path(recipe.run.registry).expanduser().resolve()) if recipe.run.registry else ""
-    run = dataclasses.replace(
-        recipe.run, out=str(Path(recipe.run.out).expanduser().resolve()), registry=registry
-    )
+    run = dataclasses.replace(recipe.run, out=str(Path(recipe.run.out).expanduser().resolve()), registry=registry)
     shipped = recipe.model.path == recipe.model.name or not Path(recipe.model.path).expanduser().is_dir()
     model = recipe.model if shipped else dataclasses.replace(recipe.model, path=absolute(recipe.model.path))
     return dataclasses.replace(recipe, data=data, run=run, model=model)
@@ -127,9 +121,7 @@ def check_folder(recipe: Recipe) -> None:
     dataset, skipped = load_folder(recipe.data.path, recipe.model.resolution)
     if skipped:
         names = "; ".join(skipped[:5]) + (" …" if len(skipped) > 5 else "")
-        console.print(
-            f"skipping {len(skipped)} of {len(dataset) + len(skipped)} pictures: {names}", markup=False
-        )
+        console.print(f"skipping {len(skipped)} of {len(dataset) + len(skipped)} pictures: {names}", markup=False)
 
 
 def resumed(run: str, name: str, overrides: list[str]) -> tuple[Recipe, Path]:
@@ -137,16 +129,12 @@ def resumed(run: str, name: str, overrides: list[str]) -> tuple[Recipe, Path]:
     from fedkd.recipe import RecipeError, load_recipe
 
     if name or overrides:
-        raise RecipeError(
-            "--resume takes the recipe that was saved with the run; leave recipe and overrides out"
-        )
+        raise RecipeError("--resume takes the recipe that was saved with the run; leave recipe and overrides out")
     for folder in (Path(run).expanduser(), Path("runs") / run):
         if (folder / "recipe.yaml").is_file():
             folder = folder.resolve()
             return load_recipe(str(folder / "recipe.yaml")), folder
-    raise RecipeError(
-        f"--resume {run}: no run with a recipe.yaml there; give the run's folder, e.g. runs/quickstart"
-    )
+    raise RecipeError(f"--resume {run}: no run with a recipe.yaml there; give the run's folder, e.g. runs/quickstart")
 
 
 def shown(path: Path) -> str:
@@ -190,9 +178,7 @@ def carry_out(recipe: Recipe, run: Path, *, resume: bool) -> int:
                 if status != "finished:completed":
                     message, defect = last_error(run, run / "flower.log")
                     page = report(stopped=message)
-                    advice = (
-                        f"see {shown(run / 'flower.log')}; go on with: fedkd simulate --resume {shown(run)}"
-                    )
+                    advice = f"see {shown(run / 'flower.log')}; go on with: fedkd simulate --resume {shown(run)}"
                     typer.echo(f"error: {message} (report so far: {shown(page)}; {advice})", err=True)
                     return DEFECT if defect else 2
             from server.showcase import before_and_after, split_pictures
@@ -200,9 +186,12 @@ def carry_out(recipe: Recipe, run: Path, *, resume: bool) -> int:
             made = compose(recipe, run, registry)
             paths = published(made, run, registry, state)
             view.phase("before and after")
-            pictures = before_and_after(paths["base"], paths["student"], recipe, run)
+            pictures = before_and_after(
+                paths["base"][0], paths["student"][0], recipe, run, sampling=paths["student"][1]
+            )
             view.phase("split inference on loopback")
-            split = split_pictures(paths["served"], recipe, run, view.progress)
+            served, sampling = paths["served"]
+            split = split_pictures(served, recipe, run, view.progress, sampling=sampling)
     except KeyboardInterrupt:
         report(stopped="interrupted")
         raise
@@ -217,8 +206,8 @@ def carry_out(recipe: Recipe, run: Path, *, resume: bool) -> int:
     return 0
 
 
-def published(report: dict[str, Any], run: Path, registry: Path, state: Any) -> dict[str, str]:
-    """Folders of the base, of the last student, and of the checkpoint that is served."""
+def published(report: dict[str, Any], run: Path, registry: Path, state: Any) -> dict[str, tuple[str, dict[str, Any]]]:
+    """(folder, sampling) of the base, of the last student, and of the checkpoint that is served."""
     from fedkd.checkpoints.registry import Registry
 
     store = Registry(registry)
@@ -226,4 +215,4 @@ def published(report: dict[str, Any], run: Path, registry: Path, state: Any) -> 
     students = [entry["checkpoint"] for entry in report["rounds"] if "checkpoint" in entry]
     served = f"{report['checkpoint']['name']}:{report['checkpoint']['version']}"
     references = {"base": base, "student": students[-1] if students else served, "served": served}
-    return {who: str(store.resolve(reference)) for who, reference in references.items()}
+    return {who: (str(store.resolve(name)), store.manifest(name).sampling) for who, name in references.items()}

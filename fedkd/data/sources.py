@@ -6,7 +6,7 @@ import csv
 import json
 from pathlib import Path
 
-from datasets import Dataset, Features, Image, Value, load_dataset
+from datasets import Dataset, Features, Image, Value, disable_progress_bars, load_dataset
 from PIL import Image as PILImage
 
 from fedkd.data.digits import DIGITS, SPLITS, coloured_digits
@@ -23,12 +23,15 @@ class DataError(ValueError):
 def to_dataset(rows: list[dict[str, object]]) -> Dataset:
     """Rows of `image` (PIL), `caption` and optional `label` (-1 when unknown) as a datasets.Dataset."""
     full = [{"label": -1, **row} for row in rows]
+    if not full:
+        return Dataset.from_dict({name: [] for name in FEATURES}, features=FEATURES)
     return Dataset.from_list(full, features=FEATURES)
 
 
-def _captions(folder: Path) -> dict[str, str]:
+def _captions(folder: Path, column: str) -> dict[str, str]:
     """Captions by file name, from metadata.jsonl, metadata.csv, captions.csv or NAME.txt beside a picture."""
     captions: dict[str, str] = {}
+    columns: dict[str, list[str]] = {}
     for picture in folder.rglob("*"):
         if picture.suffix.lower() in PICTURES and picture.with_suffix(".txt").is_file():
             captions[str(picture.relative_to(folder))] = picture.with_suffix(".txt").read_text("utf-8").strip()
@@ -47,13 +50,30 @@ def _captions(folder: Path) -> dict[str, str]:
             raise DataError(f"{file} cannot be read: {error}; give one record a line") from error
         for record in records:
             key = record.get("file_name") or record.get("image")
-            text = record.get("caption") or record.get("text")
+            text = next((record[name] for name in caption_columns(column) if record.get(name)), None)
             if key and text:
                 captions[str(key)] = str(text).strip()
+        if records:
+            columns[name] = sorted(str(key) for key in records[0])
+    if columns and not captions:
+        name, found = next(iter(columns.items()))
+        raise DataError(
+            f"data.caption_column={column}: {folder / name} has columns {found}; "
+            f"name the one with the text, e.g. data.caption_column={_likely(found)}"
+        )
     return captions
 
 
-def load_folder(path: str, resolution: int) -> tuple[Dataset, list[str]]:
+def caption_columns(column: str) -> tuple[str, ...]:
+    """Where captions are looked for: in `column`, and under the usual names when it is the default."""
+    return (column, "text", "prompt") if column == "caption" else (column,)
+
+
+def _likely(columns: list[str]) -> str:
+    return next((name for name in columns if name not in ("image", "file_name", "label")), "text")
+
+
+def load_folder(path: str, resolution: int, caption_column: str = "caption") -> tuple[Dataset, list[str]]:
     """Captioned pictures of a folder (square, `resolution` pixels), and what was skipped with the reason.
 
     Captions come from `metadata.jsonl`/`metadata.csv` (`file_name`, `caption` or `text`) or `NAME.txt`.
@@ -62,7 +82,7 @@ def load_folder(path: str, resolution: int) -> tuple[Dataset, list[str]]:
     folder = Path(path).expanduser()
     if not folder.is_dir():
         raise DataError(f"data.path={path} is not a folder; give a folder with pictures and captions")
-    captions = _captions(folder)
+    captions = _captions(folder, caption_column)
     rows: list[dict[str, object]] = []
     skipped: list[str] = []
     for picture in sorted(p for p in folder.rglob("*") if p.suffix.lower() in PICTURES):
@@ -106,7 +126,7 @@ def load_images(recipe: Recipe) -> Dataset:
             wanted = {DIGITS.index(name) for name in data.concepts if name in DIGITS}
             dataset = dataset.filter(lambda label: label in wanted, input_columns="label")
     elif data.source == "folder":
-        dataset, _ = load_folder(data.path, resolution)
+        dataset, _ = load_folder(data.path, resolution, data.caption_column)
     else:
         dataset = _from_hub(recipe)
     if data.max_images:
@@ -118,19 +138,32 @@ def load_images(recipe: Recipe) -> Dataset:
 
 def _from_hub(recipe: Recipe) -> Dataset:
     source, resolution = recipe.data.source, recipe.model.resolution
+    disable_progress_bars()  # they interleave with the command's own
     try:
         loaded = load_dataset(source, split=recipe.data.split)
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(f"data.source={source} cannot be loaded: {reason}") from error
-    columns = set(loaded.column_names)
-    caption = next((name for name in ("caption", "text", "prompt") if name in columns), None)
-    if "image" not in columns or caption is None:
+    names, wanted = list(loaded.column_names), caption_columns(recipe.data.caption_column)
+    caption, image = next((name for name in wanted if name in names), None), recipe.data.image_column
+    if caption is None:
         raise DataError(
-            f"data.source={source} has columns {sorted(columns)}; it needs 'image' and 'caption' (or 'text')"
+            f"data.caption_column={recipe.data.caption_column}: data.source={source} has columns {sorted(names)}; "
+            f"name the one with the text, e.g. data.caption_column={_likely(sorted(names))}"
         )
-    rows: list[dict[str, object]] = [
-        {"image": row["image"].convert("RGB").resize((resolution, resolution)), "caption": row[caption]}
-        for row in loaded
-    ]
+    if image not in names:
+        raise DataError(
+            f"data.image_column={image}: data.source={source} has columns {sorted(names)}; "
+            "name the one with the pictures"
+        )
+    if recipe.data.max_images:
+        loaded = loaded.select(range(min(recipe.data.max_images, len(loaded))))
+    try:
+        rows: list[dict[str, object]] = [
+            {"image": row[image].convert("RGB").resize((resolution, resolution)), "caption": str(row[caption])}
+            for row in loaded.cast_column(image, Image())
+        ]
+    except (AttributeError, OSError, TypeError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(f"data.image_column={image} of data.source={source} holds no pictures: {reason}") from error
     return to_dataset(rows)

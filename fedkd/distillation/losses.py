@@ -40,9 +40,7 @@ def distance(
         raise ValueError(f"distillation.distance={kind!r} compares pictures and needs the VAE's decoder")
     left, right = decode(a).clamp(-1, 1), decode(b).clamp(-1, 1)
     if kind == "ssim":
-        similarity = structural_similarity_index_measure(
-            left, right, data_range=2.0, kernel_size=7, sigma=1.0, reduction="none"
-        )
+        similarity = structural_similarity_index_measure(left, right, data_range=2.0, sigma=1.0, reduction="none")
         return 1 - torch.as_tensor(similarity)
     if kind == "lpips":
         return _lpips()(left, right).flatten()
@@ -61,7 +59,7 @@ def normalised(weights: torch.Tensor) -> torch.Tensor:
     """Rows of non-negative `weights` (..., B) scaled to sum to one; a row of zeros becomes uniform."""
     total = weights.sum(-1, keepdim=True)
     uniform = torch.full_like(weights, 1 / weights.shape[-1])
-    return torch.where(total > 0, weights / total.clamp(min=1e-12), uniform)
+    return torch.where(total > 0, weights / torch.where(total > 0, total, 1.0), uniform)
 
 
 def drawn(weights: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

@@ -21,15 +21,23 @@ def judge(name: str) -> ReferenceClassifier:
 
 
 def evaluate(
-    pipe: DiffusionPipeline, recipe: Recipe, *, seed: int, progress: Progress | None = None
+    pipe: DiffusionPipeline,
+    recipe: Recipe,
+    *,
+    seed: int,
+    progress: Progress | None = None,
+    concepts: list[str] | None = None,
+    num_inference_steps: int | None = None,
+    guidance_scale: float | None = None,
 ) -> Accuracy:
-    """Draw `samples_per_concept` pictures of every concept and score them.
+    """Draw `samples_per_concept` pictures of every concept (or of `concepts` alone) and score them.
 
+    Steps and guidance are evaluation.num_inference_steps and model.guidance_scale unless given.
     Returns {"accuracy", "known", "taught": share 0..1, "concepts": {value: share}}; a picture counts
     when every slot of its prompt is read right. All None without a classifier or a caption grammar.
     """
     config, prompts = recipe.evaluation, recipe.prompts
-    concepts = prompts.known + prompts.taught
+    concepts = prompts.known + prompts.taught if concepts is None else concepts
     if not config.classifier or not concepts:
         return {"accuracy": None, "known": None, "taught": None, "concepts": {}}
     asked = [text for value in concepts for text in prompts_for(prompts, value, config.samples_per_concept, seed)]
@@ -37,8 +45,8 @@ def evaluate(
         pipe,
         asked,
         seed=seed,
-        num_inference_steps=config.num_inference_steps,
-        guidance_scale=recipe.model.guidance_scale,
+        num_inference_steps=num_inference_steps or config.num_inference_steps,
+        guidance_scale=recipe.model.guidance_scale if guidance_scale is None else guidance_scale,
         batch_size=config.batch_size,
         progress=progress,
     )
@@ -55,4 +63,5 @@ def evaluate(
 
 
 def _mean(shares: dict[str, float], values: list[str]) -> float | None:
-    return sum(shares[value] for value in values) / len(values) if values else None
+    found = [shares[value] for value in values if value in shares]
+    return sum(found) / len(found) if found else None

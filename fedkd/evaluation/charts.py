@@ -27,9 +27,7 @@ def _gridline(y: float, words: str, width: int = WIDTH) -> str:
 
 def legend(names: Sequence[str], first: int = 0) -> str:
     """The names of the series beside their colours, which begin with colour `first`."""
-    keys = "".join(
-        f'<span><i class="s{i % SERIES}"></i>{escape(name)}</span>' for i, name in enumerate(names, first)
-    )
+    keys = "".join(f'<span><i class="s{i % SERIES}"></i>{escape(name)}</span>' for i, name in enumerate(names, first))
     return f'<p class="legend">{keys}</p>'
 
 

@@ -7,9 +7,7 @@ from collections.abc import Sequence
 from PIL import Image
 
 
-def contact_sheet(
-    images: Sequence[Image.Image], *, columns: int = 8, scale: int = 1, gap: int = 2
-) -> Image.Image:
+def contact_sheet(images: Sequence[Image.Image], *, columns: int = 8, scale: int = 1, gap: int = 2) -> Image.Image:
     """Lay pictures out in rows of `columns`, enlarged `scale` times without smoothing, `gap` pixels apart.
 
     Every cell has the size of the largest picture. Raises ValueError without pictures.

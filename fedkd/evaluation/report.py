@@ -6,7 +6,7 @@ import base64
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,10 @@ HIDDEN = "(hidden)"
 SCORES = ("accuracy", "known", "taught")
 
 
-def write_report(report: dict[str, Any], out_dir: Path) -> Path:
-    """Write `out_dir`/report.json and report.html, each atomically; returns the page.
+def write_report(
+    report: dict[str, Any], out_dir: Path, page_of: Callable[[Mapping[str, Any], Path], str] | None = None
+) -> Path:
+    """Write `out_dir`/report.json and report.html (by `page_of`, else `render`), each atomically; returns the page.
 
     Any part of `report` may be missing: the page shows what there is. Numbers that are not finite become
     null, and a serving token is hidden.
@@ -33,32 +35,41 @@ def write_report(report: dict[str, Any], out_dir: Path) -> Path:
     safe = _clean(report)
     _write(out_dir / "report.json", json.dumps(safe, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
     page = out_dir / "report.html"
-    _write(page, render(safe, out_dir))
+    _write(page, (page_of or render)(safe, out_dir))
     return page
 
 
 def render(report: Mapping[str, Any], out_dir: Path) -> str:
     """The page as HTML; picture paths are relative to `out_dir`, and pictures outside it are left out."""
+    rounds = report.get("rounds") or []
+    return (
+        environment_of(PAGE, out_dir)
+        .get_template("report.html")
+        .render(
+            r=report,
+            rounds=rounds,
+            scores=_score_rows(report),
+            score_columns=_score_columns(report),
+            accuracy_chart=Markup(bar_chart(_concept_series(report), "Prompt accuracy for each concept")),
+            losses=[(title, Markup(chart)) for title, chart in _loss_charts(report, rounds) if chart],
+            left_out=_left_out(rounds),
+            totals=_totals(rounds),
+            recipe_text=recipe_text(report.get("recipe")),
+        )
+    )
+
+
+def environment_of(page: str, out_dir: Path) -> Environment:
+    """Jinja with `page` as report.html, the style sheet, the unit filters, and `picture(path)`."""
     environment = Environment(
-        loader=DictLoader({"report.html": PAGE, "style.css": STYLE}),
+        loader=DictLoader({"report.html": page, "style.css": STYLE}),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters.update(percent=percent, size=size, duration=duration, energy=energy, number=number)
     environment.globals["picture"] = lambda path: embed(path, out_dir)
-    rounds = report.get("rounds") or []
-    return environment.get_template("report.html").render(
-        r=report,
-        rounds=rounds,
-        scores=_score_rows(report),
-        score_columns=_score_columns(report),
-        accuracy_chart=Markup(bar_chart(_concept_series(report), "Prompt accuracy for each concept")),
-        losses=[(title, Markup(chart)) for title, chart in _loss_charts(report, rounds) if chart],
-        left_out=_left_out(rounds),
-        totals=_totals(rounds),
-        recipe_text=_recipe_text(report.get("recipe")),
-    )
+    return environment
 
 
 def embed(path: Any, out_dir: Path) -> str:
@@ -209,7 +220,8 @@ def _totals(rounds: list[Mapping[str, Any]]) -> dict[str, float]:
     return {way: sum((item.get("bytes") or {}).get(way) or 0 for item in rounds) for way in ("up", "down")}
 
 
-def _recipe_text(recipe: Any) -> str:
+def recipe_text(recipe: Any) -> str:
+    """A report's recipe as YAML; '' without one."""
     if not recipe:
         return ""
     import yaml

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
 from peft import LoraConfig as PeftLoraConfig
 from peft import get_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load, save
 
 from fedkd.models.pipeline import denoiser_of
@@ -110,13 +113,18 @@ def load_adapter(denoiser: Any, data: bytes, name: str) -> None:
     tensors = check_adapter(data, denoiser)
     lora = adapter_config(data)
     config = LoraConfig(rank=lora["r"], alpha=lora["lora_alpha"], target_modules=list(lora["target_modules"]))
+    active = denoiser.active_adapters() if getattr(denoiser, "peft_config", None) else []
     with torch.random.fork_rng(devices=[]):
         _attach(denoiser, name, config)
+    if active:
+        denoiser.set_adapter(active)  # what is added becomes the active one, and the others lose their gradients
     expected = get_peft_model_state_dict(denoiser, adapter_name=name)
-    if set(expected) != set(tensors):
+    unlike = set(expected) ^ set(tensors)
+    wrong = unlike or {key for key, tensor in expected.items() if tensor.shape != tensors[key].shape}
+    if wrong:
         denoiser.delete_adapters(name)
-        missing = sorted(set(expected) ^ set(tensors))[0]
-        raise AdapterError(f"the adapter does not fit this model: tensor '{missing}' is missing or unknown")
+        what = "is missing or unknown" if unlike else "has another shape"
+        raise AdapterError(f"the adapter does not fit this model: tensor '{min(wrong)}' {what}")
     with torch.no_grad():
         parameters = {n: p for n, p in denoiser.named_parameters() if f".{name}." in n}
         for key, value in tensors.items():
@@ -125,6 +133,37 @@ def load_adapter(denoiser: Any, data: bytes, name: str) -> None:
             target = parameters[f"{path}.lora_{side}.{name}.{tail}"]
             target.data = value.to(target.device, torch.float32)
             target.requires_grad_(False)
+
+
+@contextmanager
+def adapter_per_row(denoiser: Any, names: list[str | None]) -> Iterator[None]:
+    """Within the context row i of a batch goes through the adapter `names[i]`; None is the bare network.
+
+    What is active, and what takes gradients, stays as it is. Raises AdapterError for an unknown name.
+    """
+    known = set(getattr(denoiser, "peft_config", None) or {})
+    unknown = sorted({name for name in names if name is not None} - known)
+    if unknown:
+        raise AdapterError(f"no adapter '{unknown[0]}' is loaded; loaded: {', '.join(sorted(known)) or 'none'}")
+    rows = ["__base__" if name is None else name for name in names]
+
+    def choose(_: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        return args, kwargs | {"adapter_names": rows}
+
+    # diffusers does not pass `adapter_names` down to PEFT's layers.
+    layers = [layer for layer in denoiser.modules() if isinstance(layer, BaseTunerLayer)]
+    hooks = [torch.nn.Module.register_forward_pre_hook(layer, choose, with_kwargs=True) for layer in layers]  # type: ignore[arg-type]
+    # A checkpointed block would be computed again in the backward pass, when the rows' names are gone.
+    checkpointed = [module for module in denoiser.modules() if getattr(module, "gradient_checkpointing", False)]
+    for module in checkpointed:
+        module.gradient_checkpointing = False
+    try:
+        yield
+    finally:
+        for module in checkpointed:
+            module.gradient_checkpointing = True
+        for hook in hooks:
+            hook.remove()
 
 
 def remove_adapters(denoiser: Any) -> None:
@@ -143,13 +182,14 @@ def merge_adapter(pipe: DiffusionPipeline, data: bytes) -> None:
     remove_adapters(denoiser)
 
 
-def diffusers_lora_bytes(data: bytes) -> bytes:
-    """The same adapter in diffusers' own LoRA file form (`pytorch_lora_weights.safetensors`)."""
+def diffusers_lora_bytes(data: bytes, component: str = "unet") -> bytes:
+    """The same adapter in diffusers' own LoRA file form (`pytorch_lora_weights.safetensors`).
+
+    `component` is the pipeline's name for the denoiser: unet, or transformer (SD3).
+    """
     lora = adapter_config(data)
     # The file form has no alpha of its own: without one diffusers takes alpha = rank, so fold the scale in.
     scale = lora["lora_alpha"] / lora["r"]
-    tensors = {
-        f"unet.{key}": value * scale if ".lora_B." in key else value
-        for key, value in check_adapter(data).items()
-    }
+    weights = check_adapter(data).items()
+    tensors = {f"{component}.{key}": value * scale if ".lora_B." in key else value for key, value in weights}
     return save(tensors, metadata={"format": "pt"})

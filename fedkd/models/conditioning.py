@@ -43,7 +43,12 @@ def take(conditions: Conditions, rows: torch.Tensor) -> Conditions:
 def predict(
     denoiser: Any, latents: torch.Tensor, timesteps: torch.Tensor, conditions: Conditions
 ) -> torch.Tensor:
-    """One raw model output (B, C, h, w) for `latents` (B, C, h, w) at `timesteps` (B,) or a scalar tensor."""
+    """One raw model output (B, C, h, w) for `latents` (B, C, h, w) at `timesteps` (B,) or a scalar tensor.
+
+    Latents and conditions are cast to the dtype of the denoiser's own weights.
+    """
+    dtype = next(denoiser.parameters()).dtype
+    latents, conditions = latents.to(dtype), {key: value.to(dtype) for key, value in conditions.items()}
     extra = {key: conditions[key] for key in ("text_embeds", "time_ids") if key in conditions}
     if "pooled_projections" in conditions:
         return denoiser(

@@ -17,12 +17,16 @@ def to_pixels(images: list[Image.Image], resolution: int) -> torch.Tensor:
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
+PIXELS_AT_ONCE = 4 * 1024**2  # in one pass of the VAE: four pictures of 1024², sixteen of 512²
+
+
 @torch.no_grad()
 def encode_images(
-    pipe: DiffusionPipeline, images: list[Image.Image], resolution: int, batch: int = 64
+    pipe: DiffusionPipeline, images: list[Image.Image], resolution: int
 ) -> torch.Tensor:
     """Scaled latents (N, C, h, w), the mode of the VAE's posterior (no sampling, so no seed)."""
     vae, pixels = pipe.vae, to_pixels(images, resolution)
+    batch = min(64, max(1, PIXELS_AT_ONCE // resolution**2))
     parts = [vae.encode(chunk.to(vae.device, vae.dtype)).latent_dist.mode() for chunk in pixels.split(batch)]
     shift = getattr(vae.config, "shift_factor", None) or 0.0
     return (torch.cat(parts) - shift) * vae.config.scaling_factor
@@ -31,4 +35,5 @@ def encode_images(
 def decode_latents(pipe: DiffusionPipeline, latents: torch.Tensor) -> torch.Tensor:
     """Pictures (B, 3, H, W) in about [-1, 1] for scaled latents; keeps gradients."""
     shift = getattr(pipe.vae.config, "shift_factor", None) or 0.0
-    return pipe.vae.decode(latents / pipe.vae.config.scaling_factor + shift, return_dict=False)[0]
+    scaled = latents / pipe.vae.config.scaling_factor + shift
+    return pipe.vae.decode(scaled.to(pipe.vae.dtype), return_dict=False)[0]

@@ -8,6 +8,7 @@ import logging
 import os
 import shutil
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,11 +63,17 @@ def resolve_model(path: str) -> str:
 
 
 def load_pipeline(
-    path: str, *, device: str = "cpu", dtype: str = "float32", scheduler: str | None = None
+    path: str,
+    *,
+    device: str = "cpu",
+    dtype: str = "float32",
+    scheduler: str | None = None,
+    without: Sequence[str] = (),
 ) -> DiffusionPipeline:
     """Load any SD 1.x, 2.x, SDXL or SD3 pipeline, safetensors only, in eval mode.
 
-    `scheduler` names a diffusers scheduler class that replaces the folder's own, with its config.
+    `scheduler` names a diffusers scheduler class that replaces the folder's own, with its config; `without`
+    names components to leave out, such as SD3's text_encoder_3 and tokenizer_3.
     Raises ModelError when the folder is missing, corrupt or not finite.
     """
     if dtype not in DTYPES:
@@ -77,7 +84,7 @@ def load_pipeline(
             source,
             dtype=DTYPES[dtype],
             use_safetensors=True,
-            **_left_out(Path(source)),
+            **(_left_out(Path(source)) | dict.fromkeys(without)),
             local_files_only=Path(source).is_dir() or bool(os.environ.get("HF_HUB_OFFLINE")),
         )
     except Exception as error:

@@ -21,9 +21,14 @@ def sample(
     batch_size: int = 64,
     resolution: int | None = None,
     progress: Progress | None = None,
+    seeds: list[int] | None = None,
 ) -> list[Image.Image]:
-    """One picture a prompt; a CPU generator seeded once, so the result does not depend on the device."""
-    generator = torch.Generator("cpu").manual_seed(seed)
+    """One picture a prompt; a CPU generator seeded once, so the result does not depend on the device.
+
+    With `seeds`, one a prompt, a picture's noise is its own and does not depend on the others either.
+    """
+    once = torch.Generator("cpu").manual_seed(seed)
+    each = [torch.Generator("cpu").manual_seed(own) for own in seeds or ()]
     size = {"height": resolution, "width": resolution} if resolution else {}
     images: list[Image.Image] = []
     for start in range(0, len(prompts), batch_size):
@@ -31,7 +36,7 @@ def sample(
             prompts[start : start + batch_size],
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
-            generator=generator,
+            generator=each[start : start + batch_size] or once,
             **size,
         ).images
         if progress:

@@ -27,11 +27,22 @@ class Examples:
         self, batch_size: int, caption_dropout: float, generator: torch.Generator
     ) -> tuple[torch.Tensor, torch.Tensor, Conditions]:
         """Indices (B,), latents (B, C, h, w) and conditions of a random batch; some captions made empty."""
-        index = torch.randint(len(self), (batch_size,), generator=generator)
-        rows = self.caption[index]
+        rows = torch.randint(len(self), (batch_size,), generator=generator)
         empty = torch.rand(batch_size, generator=generator) < caption_dropout
-        last = next(iter(self.conditions.values())).shape[0] - 1
-        return index, self.latents[index], take(self.conditions, torch.where(empty, last, rows))
+        return rows, self.latents[rows], self.told(rows, empty)
+
+    def told(self, rows: torch.Tensor, empty: torch.Tensor) -> Conditions:
+        """Conditions of the pictures `rows` (B,), the empty caption's where `empty` (B,) is true."""
+        return take(self.conditions, torch.where(empty, self.last, self.caption[rows]))
+
+    @property
+    def last(self) -> int:
+        """The row of `conditions` that holds the empty caption."""
+        return next(iter(self.conditions.values())).shape[0] - 1
+
+    def empty(self, count: int) -> Conditions:
+        """Conditions of the empty caption, `count` rows."""
+        return take(self.conditions, torch.full((count,), self.last))
 
 
 def encode_examples(pipe: DiffusionPipeline, dataset: Dataset, resolution: int) -> Examples:

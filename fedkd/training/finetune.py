@@ -50,9 +50,7 @@ def finetune(
 
     denoiser.train()
     try:
-        history = train(
-            parameters, loss_of, steps=config.steps, learning_rate=config.learning_rate, progress=progress
-        )
+        history = train(parameters, loss_of, steps=config.steps, learning_rate=config.learning_rate, progress=progress)
         return adapter_bytes(denoiser, "edge"), history
     finally:
         denoiser.eval()

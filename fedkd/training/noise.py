@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from diffusers import SchedulerMixin
+from diffusers import FlowMatchEulerDiscreteScheduler, SchedulerMixin
 
 
 @dataclass(frozen=True)
@@ -16,25 +16,35 @@ class NoiseSchedule:
     sigma: torch.Tensor
     timesteps: torch.Tensor
     prediction: str
+    final: tuple[float, float] = (1.0, 0.0)  # (alpha, sigma) after a sampler's last step
 
     @classmethod
-    def of(cls, scheduler: SchedulerMixin) -> NoiseSchedule:
-        """The training schedule behind any diffusers scheduler (flow matching included)."""
+    def of(cls, scheduler: SchedulerMixin, device: torch.device | str = "cpu") -> NoiseSchedule:
+        """The training schedule behind any diffusers scheduler (flow matching included), on `device`."""
+        if scheduler.config.get("use_flow_sigmas"):  # a general solver told to do flow matching
+            steps = scheduler.config.num_train_timesteps
+            scheduler = FlowMatchEulerDiscreteScheduler(steps, shift=scheduler.config.flow_shift)
         betas = getattr(scheduler, "alphas_cumprod", None)
         if betas is None:
-            sigma = scheduler.sigmas.clone().float().flip(0)
-            sigma = sigma[sigma > 0]
+            # A scheduler that has drawn pictures holds the levels of that drawing; its config, those of training.
+            sigma = type(scheduler).from_config(scheduler.config).sigmas.clone().float().flip(0)
+            sigma = sigma[sigma > 0].to(device)
             return cls(1 - sigma, sigma, sigma * scheduler.config.num_train_timesteps, "flow")
-        cumprod = betas.clone().float()
-        steps = torch.arange(len(cumprod))
-        return cls(cumprod.sqrt(), (1 - cumprod).sqrt(), steps, scheduler.config.prediction_type)
+        cumprod = betas.clone().float().to(device)
+        steps, alpha, sigma = torch.arange(len(cumprod), device=device), cumprod.sqrt(), (1 - cumprod).sqrt()
+        stays_noisy = scheduler.config.get("set_alpha_to_one") is False
+        final = (float(alpha[0]), float(sigma[0])) if stays_noisy else (1.0, 0.0)
+        return cls(alpha, sigma, steps, scheduler.config.prediction_type, final)
 
     def __len__(self) -> int:
         return len(self.alpha)
 
     def at(self, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(alpha, sigma) at `index` (B,), each (B, 1, 1, 1)."""
-        return self.alpha[index].view(-1, 1, 1, 1), self.sigma[index].view(-1, 1, 1, 1)
+        """(alpha, sigma) at `index` (B,), each (B, 1, 1, 1); index -1 is the end of sampling."""
+        last = index < 0
+        alpha = torch.where(last.to(self.alpha.device), self.final[0], self.alpha[index])
+        sigma = torch.where(last.to(self.alpha.device), self.final[1], self.sigma[index])
+        return alpha.view(-1, 1, 1, 1), sigma.view(-1, 1, 1, 1)
 
     def add_noise(self, x0: torch.Tensor, noise: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
         """x_t for clean latents `x0` (B, C, h, w) at `index` (B,)."""
@@ -66,6 +76,24 @@ class NoiseSchedule:
                 return output
             case _:
                 return x_t - sigma * output
+
+    def step(self, x0: torch.Tensor, x_t: torch.Tensor, index: torch.Tensor, to: torch.Tensor) -> torch.Tensor:
+        """The deterministic (DDIM) step of x_t (B, C, h, w) from `index` (B,) to `to` (B,), where `x0` is x̂(x_t)."""
+        alpha, sigma = self.at(index)
+        alpha_to, sigma_to = self.at(to)
+        return alpha_to * x0 + sigma_to / sigma * (x_t - alpha * x0)
+
+    def x0_of_step(self, x_to: torch.Tensor, x_t: torch.Tensor, index: torch.Tensor, to: torch.Tensor) -> torch.Tensor:
+        """The x̂ (B, C, h, w) whose one step from `index` to `to` leads from x_t to `x_to` (Salimans and Ho, App. G)."""
+        alpha, sigma = self.at(index)
+        alpha_to, sigma_to = self.at(to)
+        ratio = sigma_to / sigma
+        return (x_to - ratio * x_t) / (alpha_to - ratio * alpha)
+
+    def nearest(self, timesteps: torch.Tensor) -> torch.Tensor:
+        """Indices (n,) of the training timesteps that are nearest to a sampler's `timesteps` (n,)."""
+        gaps = timesteps.float().to(self.timesteps.device)[:, None] - self.timesteps.float()
+        return gaps.abs().argmin(1).cpu()
 
     def snr(self, index: torch.Tensor) -> torch.Tensor:
         """(alpha/sigma)^2 at `index` (B,)."""

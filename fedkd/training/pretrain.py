@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,62 +9,20 @@ import torch
 from datasets import Dataset
 from diffusers import StableDiffusionPipeline
 from diffusers.training_utils import EMAModel
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from fedkd.models.latents import encode_images, to_pixels
 from fedkd.recipe import Recipe
-from fedkd.training.loop import Losses, Progress, step_generator, train
+from fedkd.training.loop import Losses, Progress, new_optimizer, step_generator, train
 from fedkd.training.noise import NoiseSchedule
-
-
-def save_training_state(
-    path: Path,
-    step: int,
-    models: dict[str, torch.nn.Module],
-    optimizer: torch.optim.Optimizer,
-    ema: EMAModel | None,
-) -> None:
-    """Everything that a later process needs to go on after `step`, as one safetensors file, atomically."""
-    tensors = {
-        f"{name}.{key}": t.contiguous() for name, m in models.items() for key, t in m.state_dict().items()
-    }
-    for index, state in optimizer.state_dict()["state"].items():
-        tensors |= {
-            f"optimizer.{index}.{key}": torch.as_tensor(value).clone() for key, value in state.items()
-        }
-    if ema:
-        tensors |= {f"ema.{i}": t.contiguous().clone() for i, t in enumerate(ema.shadow_params)}
-    part = path.with_name(path.name + ".part")
-    save_file(tensors, part, metadata={"step": json.dumps(step)})
-    os.replace(part, path)
-
-
-def load_training_state(
-    path: Path, models: dict[str, torch.nn.Module], optimizer: torch.optim.Optimizer, ema: EMAModel | None
-) -> int:
-    """Put a saved state back; returns the first step that is still to do (0 when there is none)."""
-    if not path.is_file():
-        return 0
-    tensors = load_file(path)
-    with safe_open(path, "pt") as opened:
-        step = json.loads(opened.metadata()["step"])
-    for name, module in models.items():
-        prefix = f"{name}."
-        module.load_state_dict(
-            {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
-        )
-    saved = optimizer.state_dict()
-    for key, value in tensors.items():
-        if key.startswith("optimizer."):
-            _, index, field = key.split(".", 2)
-            saved["state"].setdefault(int(index), {})[field] = value
-    optimizer.load_state_dict(saved)
-    if ema:
-        ema.shadow_params = [tensors[f"ema.{i}"] for i in range(len(ema.shadow_params))]
-        ema.optimization_step = step + 1
-    return step + 1
+from fedkd.training.state import (
+    ema_tensors,
+    load_state,
+    optimizer_tensors,
+    restore_ema,
+    restore_optimizer,
+    save_state,
+)
 
 
 def _run(
@@ -84,15 +40,23 @@ def _run(
     parameters = [p for m in models.values() for p in m.parameters()]
     for parameter in parameters:
         parameter.requires_grad_(True)
-    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=1e-4)
+    optimizer = new_optimizer(parameters, learning_rate)
     path = folder / f"{name}.state.safetensors"
-    first = load_training_state(path, models, optimizer, ema)
+    first, found = 0, load_state(path)
+    if found is not None:
+        first, tensors = found[0]["step"] + 1, found[1]
+        for key, module in models.items():
+            prefix = f"{key}."
+            module.load_state_dict({k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)})
+        restore_optimizer(optimizer, tensors)
+        restore_ema(ema, tensors, first)
 
-    def after_step(step: int) -> None:
+    def after_step(step: int, _: dict[str, float]) -> None:
         if ema:
             ema.step(parameters)
         if (step + 1) % save_every == 0 or step + 1 == steps:
-            save_training_state(path, step, models, optimizer, ema)
+            weights = {f"{key}.{n}": t for key, m in models.items() for n, t in m.state_dict().items()}
+            save_state(path, {"step": step}, weights | optimizer_tensors(optimizer) | ema_tensors(ema))
 
     for module in models.values():
         module.train()

@@ -119,3 +119,20 @@ def test_own_pictures_of_more_concepts_than_users_hold_are_all_given_out(tmp_pat
     )
     shares = partition(load_images(recipe), recipe)
     assert sum(len(share) for share in shares) == 3
+
+
+def test_a_dataset_s_own_column_names_are_asked_for_and_used(tmp_path: Path) -> None:
+    from datasets import Dataset, Features, Value
+    from datasets import Image as ImageFeature
+
+    features = Features({"photo": ImageFeature(), "words": Value("string")})
+    rows = [{"photo": Image.new("RGB", (40, 40), "red"), "words": "a red square"}] * 3
+    Dataset.from_list(rows, features=features).to_parquet(tmp_path / "train.parquet")
+    source = [f"data.source={tmp_path}", "data.split=train", "data.concepts=[]"]
+    with pytest.raises(DataError, match=r"data.caption_column=caption: .*\['photo', 'words'\]"):
+        load_images(load_recipe("quickstart", source))
+    with pytest.raises(DataError, match=r"data.image_column=image: .*\['photo', 'words'\]"):
+        load_images(load_recipe("quickstart", [*source, "data.caption_column=words"]))
+    named = ["data.caption_column=words", "data.image_column=photo", "data.max_images=2"]
+    images = load_images(load_recipe("quickstart", [*source, *named]))
+    assert len(images) == 2 and images[0]["caption"] == "a red square" and images[0]["image"].size == (32, 32)

@@ -27,11 +27,55 @@ def test_distances_match_plain_arithmetic() -> None:
     for row in range(3):
         differences = [float(x) for x in (a[row] - b[row]).flatten()]
         mse = sum(x * x for x in differences) / len(differences)
-        huber = sum(0.5 * x * x if abs(x) <= 0.1 else 0.1 * (abs(x) - 0.05) for x in differences) / len(
-            differences
-        )
+        huber = sum(0.5 * x * x if abs(x) <= 0.1 else 0.1 * (abs(x) - 0.05) for x in differences) / len(differences)
         assert float(distance(a, b, "mse")[row]) == pytest.approx(mse, rel=1e-5)
         assert float(distance(a, b, "huber", huber_delta=0.1)[row]) == pytest.approx(huber, rel=1e-5)
+
+
+def test_ssim_is_that_of_wang_and_others() -> None:
+    """Means, variances and covariance under a Gaussian window of sigma 1, mirrored at the edges, K = (0.01, 0.03)."""
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.rand(2, 3, 16, 16, generator=generator) * 2 - 1 for _ in range(2))
+    places = torch.arange(9) - 4.0
+    line = torch.exp(-(places**2) / 2)
+    window = torch.outer(line, line) / line.sum() ** 2
+
+    def blurred(x: torch.Tensor) -> torch.Tensor:
+        x = torch.nn.functional.pad(x, (4, 4, 4, 4), mode="reflect")
+        return (x.unfold(2, 9, 1).unfold(3, 9, 1) * window).sum((-1, -2))
+
+    mean_a, mean_b = blurred(a), blurred(b)
+    var_a, var_b = blurred(a * a) - mean_a**2, blurred(b * b) - mean_b**2
+    both = blurred(a * b) - mean_a * mean_b
+    c1, c2 = (0.01 * 2) ** 2, (0.03 * 2) ** 2
+    ssim = (2 * mean_a * mean_b + c1) * (2 * both + c2) / ((mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2))
+    found = distance(a, b, "ssim", decode=lambda x: x)
+    assert torch.allclose(found, 1 - ssim.mean((1, 2, 3)), atol=1e-3)
+
+
+def test_ssim_is_taken_of_decoded_pictures_and_moves_the_latents() -> None:
+    a, b = (torch.rand(2, 4, 4, 4, generator=torch.Generator().manual_seed(i)).requires_grad_(True) for i in range(2))
+
+    def decode(x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.interpolate(x[:, :3], scale_factor=4)
+
+    found = distance(a, b, "ssim", decode=decode)
+    assert torch.allclose(found, distance(decode(a), decode(b), "ssim", decode=lambda x: x))
+    (slope,) = torch.autograd.grad(found.sum(), a)
+    assert slope.abs().max() > 0
+
+
+@pytest.mark.parametrize("kind", ["ssim", "lpips"])
+def test_distances_of_pictures_need_a_decoder(kind: str) -> None:
+    with pytest.raises(ValueError, match=f"distillation.distance='{kind}'.*decoder"):
+        distance(torch.zeros(1, 4, 8, 8), torch.zeros(1, 4, 8, 8), kind)
+
+
+def test_unknown_names_are_named() -> None:
+    with pytest.raises(ValueError, match=r"distillation\.weighting='none'"):
+        timestep_weight(torch.ones(1), "none")
+    with pytest.raises(ValueError, match=r"distillation\.distance='l7'"):
+        distance(torch.zeros(1, 4, 8, 8), torch.zeros(1, 4, 8, 8), "l7", decode=lambda x: x)
 
 
 def test_ssim_distance_is_zero_for_equal_pictures_and_grows_with_noise() -> None:
@@ -60,6 +104,4 @@ def test_drawn_teachers_follow_lambda_in_the_mean() -> None:
 
 
 def test_the_total_is_a_convex_combination() -> None:
-    assert float(total_loss(torch.tensor(2.0), torch.tensor(10.0), 0.25)) == pytest.approx(
-        0.75 * 2 + 0.25 * 10
-    )
+    assert float(total_loss(torch.tensor(2.0), torch.tensor(10.0), 0.25)) == pytest.approx(0.75 * 2 + 0.25 * 10)

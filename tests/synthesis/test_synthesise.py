@@ -8,7 +8,7 @@ import torch
 from fedkd.recipe import Recipe, load_recipe
 from fedkd.synthesis.guard import nearest_distance, pixels, spread
 from fedkd.synthesis.synthesise import synthesise
-from tests.distillation.test_federated import pictures
+from tests.distillation.classroom import pictures
 
 
 def recipe(*overrides: str) -> Recipe:

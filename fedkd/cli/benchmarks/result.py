@@ -1,44 +1,83 @@
-"""What every benchmark leaves: a table, a JSON with its bounds, and a plot."""
+"""What every benchmark leaves: tables, and a JSON and Markdown page with its bounds, and a plot."""
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import statistics
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+Rows = dict[str, dict[str, list[float]]]
+
 
 @dataclass(frozen=True)
 class Shown:
-    """One promise: `value` against `bound` (at least), and whether it holds."""
+    """One promise: `value` against `bound`, and whether it holds; `what` says at least or at most."""
 
     what: str
     value: float
     bound: float
     holds: bool
 
+    @property
+    def line(self) -> str:
+        """The promise as a line of text."""
+        return f"{'holds' if self.holds else 'FAILS'}: {self.what}: {self.value:.3g} (bound {self.bound:g})"
+
+
+def at_least(what: str, value: float, bound: float) -> Shown:
+    """A promise that fails when the value is not a number."""
+    return Shown(f"{what}, at least", value, bound, value >= bound)
+
+
+def at_most(what: str, value: float, bound: float) -> Shown:
+    """A promise that fails when the value is not a number."""
+    return Shown(f"{what}, at most", value, bound, value <= bound)
+
+
+@dataclass
+class Table:
+    """Figures: one row a method, {column: value a seed}.
+
+    Shares 0..1 are shown in percent, except in `plain` tables and columns, with `digits` decimals. `chart`:
+    "bars" (a group a column), or "lines" over columns that are numbers; `across` names that axis.
+    """
+
+    title: str
+    columns: list[str]
+    rows: Rows
+    plain: bool = False
+    plain_columns: list[str] = field(default_factory=list)
+    digits: int = 1
+    chart: str = ""
+    across: str = ""
+
+    def scale(self, column: str) -> float:
+        """What a value is multiplied with when it is shown."""
+        return 1.0 if self.plain or column in self.plain_columns else 100.0
+
+    def cell(self, row: str, column: str) -> str:
+        """Mean ± standard deviation over seeds; '-' where nothing was measured."""
+        values = [self.scale(column) * v for v in self.rows[row].get(column, []) if math.isfinite(v)]
+        if not values:
+            return "-"
+        sd = f" ± {statistics.stdev(values):.{self.digits}f}" if len(values) > 1 else ""
+        return f"{statistics.mean(values):.{self.digits}f}{sd}"
+
 
 @dataclass
 class Result:
-    """A benchmark's figures. `rows`: one a method, {column: value per seed}; `shows`: its promises."""
+    """A benchmark's figures, its promises (`shows`), and what else is to be said of them."""
 
     name: str
     command: str
     seeds: list[int]
-    columns: list[str]
-    rows: dict[str, dict[str, list[float]]]
+    tables: list[Table]
     shows: list[Shown] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-
-    def cell(self, row: str, column: str) -> str:
-        """Mean ± standard deviation over seeds, in percent."""
-        values = self.rows[row].get(column, [])
-        if not values:
-            return "-"
-        sd = f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""
-        return f"{100 * statistics.mean(values):.1f}{sd}"
 
 
 def machine() -> dict[str, object]:
@@ -51,23 +90,28 @@ def machine() -> dict[str, object]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "cuda": torch.version.cuda if torch.cuda.is_available() else None,
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
 
 
 def markdown(result: Result) -> str:
     """The result as a Markdown page."""
-    lines = [f"# fedkd bench {result.name}", "", f"`{result.command}`, seeds {result.seeds}; percent, mean ± sd", ""]
-    lines += ["| | " + " | ".join(result.columns) + " |", "|---" * (len(result.columns) + 1) + "|"]
-    lines += [f"| {row} | " + " | ".join(result.cell(row, c) for c in result.columns) + " |" for row in result.rows]
-    lines += [
-        "",
-        *(f"- {'holds' if s.holds else 'FAILS'}: {s.what}: {s.value:.1f} (bound {s.bound:g})" for s in result.shows),
-    ]
+    facts = ", ".join(f"{key} {value}" for key, value in machine().items() if value is not None)
+    lines = [f"# fedkd bench {result.name}", "", f"`{result.command}`, seeds {result.seeds}; mean ± sd over seeds", ""]
+    lines += [f"Machine: {facts}", ""]
+    for table in result.tables:
+        lines += [f"## {table.title}", "", "| | " + " | ".join(table.columns) + " |"]
+        lines += ["|---" * (len(table.columns) + 1) + "|"]
+        lines += [f"| {row} | " + " | ".join(table.cell(row, c) for c in table.columns) + " |" for row in table.rows]
+        lines += [""]
+    lines += [f"- {shown.line}" for shown in result.shows]
     return "\n".join([*lines, *(f"- {note}" for note in result.notes), ""])
 
 
 def write(result: Result, out: Path) -> list[Path]:
     """Write NAME.json, NAME.md and NAME.png under `out`, each whole or not at all."""
+    from fedkd.cli.benchmarks.charts import plot
+
     out.mkdir(parents=True, exist_ok=True)
     facts = asdict(result) | {"machine": machine()}
     texts = {f"{result.name}.json": json.dumps(facts, indent=1), f"{result.name}.md": markdown(result)}
@@ -75,26 +119,8 @@ def write(result: Result, out: Path) -> list[Path]:
         part = out / f"{name}.part"
         part.write_text(text, encoding="utf-8")
         os.replace(part, out / name)
-    plot(result, out / f"{result.name}.png")
-    return [*(out / name for name in texts), out / f"{result.name}.png"]
-
-
-def plot(result: Result, path: Path) -> None:
-    """Grouped bars: one group a column, one bar a row, whiskers of one standard deviation."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(8, 4), layout="constrained")
-    width = 0.8 / len(result.rows)
-    for i, (row, values) in enumerate(result.rows.items()):
-        means = [100 * statistics.mean(values[c]) if values.get(c) else 0.0 for c in result.columns]
-        sds = [100 * statistics.stdev(values[c]) if len(values.get(c, [])) > 1 else 0.0 for c in result.columns]
-        places = [column + i * width for column in range(len(result.columns))]
-        axes.bar(places, means, width, yerr=sds, label=row)
-    axes.set_xticks([c + 0.4 - width / 2 for c in range(len(result.columns))], result.columns)
-    axes.set_ylabel("prompt accuracy (%)")
-    axes.legend(fontsize="small")
-    figure.savefig(path, dpi=120, format="png")
-    pyplot.close(figure)
+    paths = [out / name for name in texts]
+    if any(table.chart for table in result.tables):
+        paths.append(out / f"{result.name}.png")
+        plot(result, paths[-1])
+    return paths

@@ -1,0 +1,58 @@
+"""Typed recipes: what a run is, loaded from YAML, overridden on the command line, validated and saved."""
+
+from fedkd.recipe.loading import (
+    RECIPES_DIR,
+    find_recipe,
+    load_recipe,
+    recipe_digest,
+    recipe_names,
+    registry_dir,
+    run_dir,
+    save_recipe,
+    to_yaml,
+    with_sampling,
+)
+from fedkd.recipe.rules import CHOICES, RANGES, RecipeError, nearest
+from fedkd.recipe.sections import (
+    AdversarialConfig,
+    ConsistencyConfig,
+    DataConfig,
+    DistillationConfig,
+    EvaluationConfig,
+    FinetuneConfig,
+    LoraConfig,
+    ProgressiveConfig,
+    PromptsConfig,
+    Recipe,
+    SynthesisConfig,
+    TeacherConfig,
+)
+
+__all__ = [
+    "CHOICES",
+    "RANGES",
+    "RECIPES_DIR",
+    "AdversarialConfig",
+    "ConsistencyConfig",
+    "DataConfig",
+    "DistillationConfig",
+    "EvaluationConfig",
+    "FinetuneConfig",
+    "LoraConfig",
+    "ProgressiveConfig",
+    "PromptsConfig",
+    "Recipe",
+    "RecipeError",
+    "SynthesisConfig",
+    "TeacherConfig",
+    "find_recipe",
+    "load_recipe",
+    "nearest",
+    "recipe_digest",
+    "recipe_names",
+    "registry_dir",
+    "run_dir",
+    "save_recipe",
+    "to_yaml",
+    "with_sampling",
+]

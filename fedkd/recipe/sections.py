@@ -1,0 +1,253 @@
+"""What a recipe says, section by section: typed, with a default for everything."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class ModelConfig:
+    """The Stable Diffusion model that the federation starts from."""
+
+    path: str = "tiny-sd"  # a shipped name, a diffusers folder, or a hub id
+    name: str = "tiny-sd"  # the name under which students are published
+    resolution: int = 32  # pixels, both sides
+    guidance_scale: float = 2.0
+    num_inference_steps: int = 12
+    scheduler: str = "DDIMScheduler"  # used for synthesis, evaluation and serving
+    without: list[str] = field(default_factory=list)  # components left out, e.g. [text_encoder_3, tokenizer_3]
+
+
+@dataclass
+class PromptsConfig:
+    """A caption grammar: `template` filled from `slots`; `concept` names the slot that is learned."""
+
+    template: str = ""
+    slots: dict[str, list[str]] = field(default_factory=dict)
+    concept: str = ""
+    known: list[str] = field(default_factory=list)  # values of the concept slot that the base knows
+    taught: list[str] = field(default_factory=list)  # values that the federation has to teach
+
+
+@dataclass
+class DataConfig:
+    """The private captioned images of all users, before they are split over the users."""
+
+    source: str = "digits"  # digits | folder | prompts (drawn by the teachers) | any datasets name or path
+    path: str = ""  # for source=folder: pictures with captions; for source=prompts: a text file, a prompt a line
+    split: str = "private"  # for digits: private | base | judge; else the datasets split
+    image_column: str = "image"  # for a datasets name or path
+    caption_column: str = "caption"  # for a datasets name or path, and for a folder's metadata file
+    concepts: list[str] = field(default_factory=list)  # for digits: keep only these; empty keeps all
+    max_images: int = 0  # 0 keeps all
+    partition: str = "pathological"  # pathological | dirichlet | iid
+    classes_per_user: int = 1  # pathological
+    dirichlet_alpha: float = 0.3  # dirichlet
+
+
+@dataclass
+class FederationConfig:
+    """Who takes part, for how long, and how many failures a round survives."""
+
+    edges: int = 2
+    users: int = 4
+    rounds: int = 2
+    quorum: float = 0.5  # share of the nodes asked in a phase that must answer well
+    phase_timeout_s: float = 600.0
+    max_message_mb: float = 256.0
+
+
+@dataclass
+class SynthesisConfig:
+    """How a user turns D_n into D'_n (EUCI Fig. 2 steps 1 and 2)."""
+
+    method: str = "both"  # image_to_image | text_to_image | both
+    strength: float = 0.5  # image_to_image: share of the noise schedule that is redone
+    seeds_per_image: int = 2  # image_to_image
+    samples: int = 100  # text_to_image: pictures drawn with the personal adapter
+    personal_steps: int = 120  # text_to_image: LoRA steps on the private images
+    num_inference_steps: int = 12
+    guidance_scale: float = 2.0
+    batch_size: int = 64
+    min_distance: float = 0.05  # guard: RMS pixel distance (0..1) to the nearest private image
+    max_redraws: int = 2
+
+
+@dataclass
+class LoraConfig:
+    """PEFT LoRA on the UNet (or transformer)."""
+
+    rank: int = 8
+    alpha: int = 8
+    target_modules: list[str] = field(
+        default_factory=lambda: ["to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2"]
+    )
+
+
+@dataclass
+class FinetuneConfig:
+    """LoRA fine-tuning of the cached model on D_E^b at an edge."""
+
+    steps: int = 200
+    batch_size: int = 32
+    learning_rate: float = 3e-3
+    caption_dropout: float = 0.1
+    lora: LoraConfig = field(default_factory=LoraConfig)
+
+
+@dataclass
+class TeacherConfig:
+    """One teacher of a distillation job: the base model of the recipe, changed by an adapter or replaced."""
+
+    name: str = ""  # empty: the file's or folder's own name
+    adapter: str = ""  # a LoRA file of fedkd or diffusers, or the folder that holds one
+    checkpoint: str = ""  # a whole model of the same architecture: folder, hub id or registry NAME:VERSION
+    concepts: list[str] = field(default_factory=list)  # what it draws (data.source=prompts); empty: all of them
+    weight: float = 1.0  # lambda before normalisation, 0..1; used by teacher_weights=fixed
+
+
+@dataclass
+class ProgressiveConfig:
+    """Halving the steps (Salimans and Ho 2022): start_steps, start_steps/2, ..., end_steps."""
+
+    start_steps: int = 32  # DDIM steps of the first teacher; a power of two
+    end_steps: int = 1  # a power of two
+    teacher: str = "previous"  # previous: the student of the phase before | edges: the teachers, in all phases
+
+
+@dataclass
+class AdversarialConfig:
+    """A discriminator on frozen features beside the distillation term (ADD, LADD)."""
+
+    timesteps: int = 4  # the student is trained on so many equally spaced timesteps
+    features: str = "unet"  # unet: the base denoiser's own, of re-noised latents | dinov2: of decoded pictures
+    dinov2: str = "facebook/dinov2-small"  # a folder or hub id, with features=dinov2
+    weight: float = 0.1  # of the adversarial term, beside 1 for the distillation term
+    learning_rate_factor: float = 1.0  # of the discriminator, times distillation.learning_rate
+    r1: float = 1e-4  # gradient penalty of the discriminator on real features
+
+
+@dataclass
+class ConsistencyConfig:
+    """Latent consistency (LCM): one point of a teacher's trajectory and the next, skipping, give one x0."""
+
+    solver_steps: int = 50  # DDIM grid of the teacher's solver
+    huber_c: float = 0.001
+    target_decay: float = 0.95  # the target network is the student's moving average; 0: the student itself
+    timestep_scaling: float = 10.0  # of the boundary condition c_skip, c_out, as in diffusers' LCMScheduler
+    sigma_data: float = 0.5
+
+
+@dataclass
+class DistillationConfig:
+    """The cloud's student: what it learns from its teachers, by which method, and how long."""
+
+    method: str = "federated"  # federated | progressive | adversarial | consistency
+    student: str = "lora"  # lora: an adapter on the base | full: every weight of the denoiser
+    gamma: float = 0.5  # federated: L = (1-gamma) L_task + gamma L_distill (EUCI Eq. 7)
+    steps: int = 300
+    batch_size: int = 32
+    learning_rate: float = 3e-3
+    caption_dropout: float = 0.1
+    form: str = "same"  # same: both models at one x_t | renoise: teacher sees the student's own prediction
+    weighting: str = "truncated_snr"  # c(t): uniform | alphas_cumprod | snr | truncated_snr | min_snr
+    min_snr_k: float = 5.0
+    distance: str = "mse"  # d: mse | huber | ssim | lpips
+    huber_delta: float = 0.1
+    teachers: str = "all"  # all | sampled
+    teacher_weights: str = "provenance"  # uniform | size | validation | provenance | confidence | fixed
+    held_out: float = 0.1  # share of each teacher's pictures kept back to judge the teachers
+    outlier: float = 1.5  # lambda = 0 for a teacher whose held-out loss is so many times the base's
+    replay: int = 300  # pictures drawn by the base of what it knows, added to D_C
+    pictures: int = 300  # a job with data.source=prompts: drawn by each teacher of its concepts
+    ema_decay: float = 0.0  # 0: none
+    gradient_accumulation_steps: int = 1
+    gradient_checkpointing: bool = False
+    mixed_precision: str = "no"  # no | fp16 | bf16
+    save_every: int = 100  # steps between states that a stopped job resumes from
+    sample_every: int = 0  # steps between sheets of sample pictures; 0: at the end alone
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    progressive: ProgressiveConfig = field(default_factory=ProgressiveConfig)
+    adversarial: AdversarialConfig = field(default_factory=AdversarialConfig)
+    consistency: ConsistencyConfig = field(default_factory=ConsistencyConfig)
+
+
+@dataclass
+class EvaluationConfig:
+    """How models are scored between phases."""
+
+    classifier: str = "reference-classifier"  # a shipped name or a folder; empty: no prompt accuracy
+    samples_per_concept: int = 24
+    batch_size: int = 64
+    num_inference_steps: int = 12
+    steps_compared: list[int] = field(default_factory=lambda: [1, 2, 4, 8])  # few-step students and their teacher
+    max_known_drop: float = 0.05  # a student that loses more than this is only a candidate
+
+
+@dataclass
+class ServingConfig:
+    """The edge's HTTP service and the split pictures that a simulation draws at its end."""
+
+    host: str = "127.0.0.1"
+    port: int = 0  # 0 takes a free one
+    split_images: int = 4
+    token: str = ""
+
+
+@dataclass
+class RunConfig:
+    """Where and how the run is carried out."""
+
+    name: str = "quickstart"
+    out: str = "runs"
+    registry: str = ""  # empty: RUN/registry
+    seed: int = 0
+    device: str = "cpu"
+    dtype: str = "float32"
+    threads: int = 1  # torch threads of every Flower client process
+    tracker: str = ""  # tensorboard | trackio | wandb, for `fedkd distill`; empty: none
+
+
+@dataclass
+class PretrainConfig:
+    """Training a small Stable Diffusion model from nothing (`fedkd pretrain`)."""
+
+    vae_steps: int = 500
+    vae_learning_rate: float = 2e-3
+    vae_channels: list[int] = field(default_factory=lambda: [8, 16, 32])
+    latent_channels: int = 4
+    steps: int = 1800
+    batch_size: int = 32
+    learning_rate: float = 2e-3
+    ema_decay: float = 0.998
+    caption_dropout: float = 0.1
+    unet_channels: list[int] = field(default_factory=lambda: [32, 64])
+    unet_layers: int = 1
+    attention_heads: int = 4
+    norm_groups: int = 4
+    text_width: int = 64
+    text_layers: int = 2
+    embedding_std: float = 1.0
+    classifier_steps: int = 600
+    copies: int = 8  # random colourings of each handwritten digit
+    save_every: int = 100
+
+
+@dataclass
+class Recipe:
+    """Everything that affects a result."""
+
+    description: str = ""
+    kind: str = "federation"  # federation | distillation | pretrain
+    model: ModelConfig = field(default_factory=ModelConfig)
+    prompts: PromptsConfig = field(default_factory=PromptsConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    federation: FederationConfig = field(default_factory=FederationConfig)
+    synthesis: SynthesisConfig = field(default_factory=SynthesisConfig)
+    finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
+    teachers: list[TeacherConfig] = field(default_factory=list)  # of a distillation job
+    distillation: DistillationConfig = field(default_factory=DistillationConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    serving: ServingConfig = field(default_factory=ServingConfig)
+    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
+    run: RunConfig = field(default_factory=RunConfig)
