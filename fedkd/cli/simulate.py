@@ -72,7 +72,6 @@ def begun(name: str, overrides: list[str]) -> tuple[Recipe, Path]:
     import dataclasses
 
     from fedkd.cli.recipes import check_kind
-    from fedkd.models.pipeline import resolve_model
     from fedkd.recipe import RecipeError, load_recipe, recipe_names, run_dir, save_recipe
 
     if not name:
@@ -80,6 +79,8 @@ def begun(name: str, overrides: list[str]) -> tuple[Recipe, Path]:
     recipe = load_recipe(name, overrides)
     check_kind(recipe, name, "simulate")
     recipe = anchored(recipe)
+    from fedkd.models.pipeline import resolve_model  # heavy: after the mistakes that cost nothing to find
+
     resolve_model(recipe.model.path)
     if recipe.data.source == "folder":
         check_folder(recipe)

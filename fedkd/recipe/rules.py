@@ -67,7 +67,8 @@ RANGES: dict[str, tuple[float, float]] = {
 
 def nearest(word: str, known: list[str] | tuple[str, ...]) -> str:
     """A hint that names the known word closest to `word`, or lists all of them."""
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    begun = [name for name in known if word and name.startswith(word)]
+    close = begun if len(begun) == 1 else difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(sorted(known))}"
 
 

@@ -215,3 +215,15 @@ def test_a_tracker_that_is_not_installed_is_named_with_the_fix(tiny_folder: Path
 
 def test_an_empty_set_is_still_a_set() -> None:
     assert list(to_dataset([])["caption"]) == []
+
+
+def test_a_tracker_gets_the_losses_of_every_step(tiny_folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    recipe = job(tmp_path, tiny_folder, [{"name": "base"}], run={"name": "job", "tracker": "tensorboard"})
+    run = tmp_path / "run"
+    run_job(recipe, run)
+    found = [EventAccumulator(str(file)).Reload() for file in (run / "tracker").rglob("events.out.tfevents.*")]
+    (losses,) = [events for events in found if "loss" in events.Tags()["scalars"]]
+    assert [point.step for point in losses.Scalars("loss")] == [1, 2, 3, 4]
