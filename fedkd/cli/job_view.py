@@ -96,7 +96,7 @@ def summarise(console: Console, report: dict[str, Any], run: Path) -> None:
         table.add_column("steps")
         for steps in counts:
             table.add_column(str(steps), justify="right")
-        for model in ("student", "teacher"):
+        for model in dict.fromkeys(row["model"] for row in rows):
             at = {row["steps"]: row for row in rows if row["model"] == model}
             cells = [percent(at[s]["accuracy"]) + ("*" if at[s]["made_for"] else "") if s in at else "" for s in counts]
             table.add_row(model, *cells)

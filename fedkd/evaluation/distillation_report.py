@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from fedkd.evaluation.charts import bar_chart, line_chart
 from fedkd.evaluation.report import environment_of, recipe_text, write_report
+from fedkd.evaluation.steps import STUDENT, TEACHER, UNGUIDED
 from fedkd.evaluation.templates.distillation_page import DISTILLATION_PAGE
 
 Row = Mapping[str, Any]
@@ -40,7 +41,7 @@ def render_distillation(report: Mapping[str, Any], out_dir: Path) -> str:
 
 
 def steps_table(rows: list[Row]) -> list[dict[str, Any]]:
-    """A row a step count: {"steps", "student", "teacher": that contender's row or {}, "kept"}.
+    """A row a step count: {"steps", "student", "teacher", "unguided": that contender's row or {}, "kept"}.
 
     `kept` is the student's accuracy as a share of the teacher's at most steps; None without the two.
     """
@@ -49,29 +50,30 @@ def steps_table(rows: list[Row]) -> list[dict[str, Any]]:
     table = []
     for steps in sorted({row["steps"] for row in scored}):
         at = {row["model"]: row for row in scored if row["steps"] == steps}
-        student = at.get("student", {})
+        student = at.get(STUDENT, {})
         kept = student["accuracy"] / reference["accuracy"] if student and reference and reference["accuracy"] else None
-        table.append({"steps": steps, "student": student, "teacher": at.get("teacher", {}), "kept": kept})
+        others = {"teacher": at.get(TEACHER, {}), "unguided": at.get(UNGUIDED, {})}
+        table.append({"steps": steps, "student": student, **others, "kept": kept})
     return table
 
 
 def reference_row(rows: list[Row]) -> Row | None:
     """The teacher at most steps."""
-    teachers = [row for row in rows if row["model"] == "teacher" and row.get("accuracy") is not None]
+    teachers = [row for row in rows if row["model"] == TEACHER and row.get("accuracy") is not None]
     return max(teachers, key=lambda row: row["steps"], default=None)
 
 
 def best_row(rows: list[Row]) -> Row | None:
     """The student at its best among the step counts that it was made for, else among all."""
-    students = [row for row in rows if row["model"] == "student" and row.get("accuracy") is not None]
+    students = [row for row in rows if row["model"] == STUDENT and row.get("accuracy") is not None]
     made = [row for row in students if row.get("made_for")]
     return max(made or students, key=lambda row: (row["accuracy"], -row["steps"]), default=None)
 
 
 def _series(rows: list[Row]) -> dict[str, dict[str, float | None]]:
     return {
-        model: {str(line["steps"]): line[model].get("accuracy") for line in steps_table(rows)}
-        for model in ("teacher", "student")
+        model: {str(line["steps"]): line[key].get("accuracy") for line in steps_table(rows)}
+        for model, key in ((TEACHER, "teacher"), (UNGUIDED, "unguided"), (STUDENT, "student"))
         if any(row["model"] == model for row in rows)
     }
 

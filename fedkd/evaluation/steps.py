@@ -17,6 +17,7 @@ from fedkd.evaluation.contact_sheet import contact_sheet
 from fedkd.models.sampling import Progress, sample
 from fedkd.recipe import Recipe
 
+STUDENT, TEACHER, UNGUIDED = "student", "teacher", "teacher, no guidance"
 REFERENCE_STEPS = 32  # the teacher at its best, to which few-step students are held
 Opened = Callable[[int], AbstractContextManager[DiffusionPipeline]]
 Row = dict[str, Any]

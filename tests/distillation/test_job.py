@@ -133,6 +133,7 @@ def test_a_job_leaves_everything_that_it_promises(tiny_pipeline: Any, tiny_folde
     assert told["steps"] == report["steps"]
     assert {(row["model"], row["steps"]) for row in told["steps"]} == {
         ("student", 1), ("student", 2), ("teacher", 1), ("teacher", 2), ("teacher", 32),
+        ("teacher, no guidance", 1), ("teacher, no guidance", 2),
     }  # fmt: skip
     assert [row["steps"] for row in told["steps"] if row["made_for"]] == [1, 2]
     assert [t["name"] for t in told["teachers"]] == [BASE, "edge"] and told["teachers"][1]["weight"] == 0.5

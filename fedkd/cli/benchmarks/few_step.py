@@ -12,7 +12,7 @@ from fedkd.cli.benchmarks.cells import Cell, Facts
 from fedkd.cli.benchmarks.materials import Materials, gather, pipeline, wearing
 
 METHODS = ("progressive", "adversarial", "consistency")
-TEACHER, REAL = "teachers", "real pictures"
+TEACHER, UNGUIDED, REAL = "teachers", "teachers, no guidance", "real pictures"
 STEPS = (1, 2, 4, 8)
 FULL_STEPS = 32
 QUICK_STEPS = 12
@@ -20,7 +20,12 @@ QUICK_STEPS = 12
 
 def cells(recipe: Any, folder: Path, quick: bool) -> dict[str, Cell]:
     """One cell a method, one of the teachers themselves, and one of real pictures, as a floor for FID and KID."""
-    found = {TEACHER: Cell("few-step-teachers", recipe, _teachers, folder)}
+    # At very few steps a teacher is better off without guidance: the fairer rival there.
+    plain = replace(recipe, model=replace(recipe.model, guidance_scale=1.0))
+    found = {
+        TEACHER: Cell("few-step-teachers", recipe, _teachers, folder),
+        UNGUIDED: Cell("few-step-teachers-unguided", plain, _teachers, folder),
+    }
     for method in METHODS:
         changed = replace(recipe, distillation=section(recipe, method, quick))
         found[method] = Cell(f"few-step-{method}", changed, _method, folder)

@@ -83,7 +83,7 @@ def _students(figures: Figures) -> Table:
 
 def _few_steps(figures: Figures) -> list[Table]:
     columns = [str(steps) for steps in (*few_step.STEPS, few_step.FULL_STEPS)]
-    names = (few_step.TEACHER, *few_step.METHODS)
+    names = (few_step.TEACHER, few_step.UNGUIDED, *few_step.METHODS)
 
     def rows(field: str) -> Rows:
         return {

@@ -144,10 +144,10 @@ def compare(
     asked: list[tuple[str, str]],
 ) -> tuple[list[Row], list[dict[str, Any]]]:
     """Score student and teachers at each step count, and draw the sheets."""
-    student, teacher = contenders(pipe, faculty, done, recipe)
+    student, teacher, *others = contenders(pipe, faculty, done, recipe)
     rows: list[Row] = []
     if recipe.evaluation.classifier and recipe.prompts.template:
-        for contender in (student, teacher):
+        for contender in (student, teacher, *others):
             view.begin(f"score the {contender.name}")
             rows += score(contender, recipe, seed=recipe.run.seed, progress=view.progress)
     view.begin("draw the sheets")

@@ -16,7 +16,7 @@ from fedkd.distillation.method import Method
 from fedkd.distillation.progressive import Progressive
 from fedkd.distillation.student import NAME, install_student
 from fedkd.evaluation.contact_sheet import contact_sheet
-from fedkd.evaluation.steps import Contender, Part, save_picture, scale_of, teacher_steps
+from fedkd.evaluation.steps import STUDENT, TEACHER, UNGUIDED, Contender, Part, save_picture, scale_of, teacher_steps
 from fedkd.models.pipeline import denoiser_of
 from fedkd.models.sampling import sample
 from fedkd.recipe import Recipe
@@ -83,8 +83,11 @@ def installed(pipe: DiffusionPipeline, student: bytes) -> Iterator[DiffusionPipe
 
 def contenders(
     pipe: DiffusionPipeline, faculty: Faculty, done: Distilled, recipe: Recipe
-) -> tuple[Contender, Contender]:
-    """(student, teacher): the student is asked for what its teachers draw; each teacher for its own concepts."""
+) -> list[Contender]:
+    """Student, teacher, and the teacher without guidance, which is the stronger rival at very few steps.
+
+    The student is asked for what its teachers draw; each teacher for its own concepts.
+    """
     concepts = list(dict.fromkeys(concept for name in faculty.names for concept in faculty.concepts[name]))
     few, scheduler = done.drawing.num_inference_steps, done.drawing.scheduler
 
@@ -104,7 +107,11 @@ def contenders(
     counts = sorted({*asked, *teacher_steps(recipe)})
     limit: Any = getattr(scheduler.config, "original_inference_steps", None)
     made_for = tuple(done.stages) or ((few,) if few else ())
-    return (
-        Contender("student", [Part(student, concepts)], sorted(asked), done.drawing.guidance_scale, limit, made_for),
-        Contender("teacher", [teacher(name) for name in faculty.names], counts, recipe.model.guidance_scale),
-    )
+    parts, guidance_scale = [teacher(name) for name in faculty.names], recipe.model.guidance_scale
+    found = [
+        Contender(STUDENT, [Part(student, concepts)], sorted(asked), done.drawing.guidance_scale, limit, made_for),
+        Contender(TEACHER, parts, counts, guidance_scale),
+    ]
+    if few and guidance_scale != 1.0:
+        found.append(Contender(UNGUIDED, parts, sorted(recipe.evaluation.steps_compared), 1.0))
+    return found

@@ -40,10 +40,10 @@ DISTILLATION_PAGE = """\
 <p>The share of pictures in which the reference classifier finds everything that the prompt asks for{% if r.teachers | length > 1 %}; each teacher draws its own concepts{% endif %}. A count in bold is one that the student was made for; “kept” is the student's share of the teacher's at {{ reference.steps if reference else "its best" }} steps.</p>
 {{ chart }}
 <div class="scroll"><table>
-<thead><tr><th>steps</th><th>student</th><th>kept</th><th>student, known</th><th>student, taught</th><th>teacher</th><th>teacher, known</th><th>teacher, taught</th></tr></thead>
+<thead><tr><th>steps</th><th>student</th><th>kept</th><th>student, known</th><th>student, taught</th><th>teacher</th><th>teacher, known</th><th>teacher, taught</th><th>teacher, no guidance</th></tr></thead>
 <tbody>
 {% for row in table %}
-<tr{% if row.student and row.student.made_for %} class="strong"{% endif %}><th>{{ row.steps }}</th><td>{{ row.student.accuracy | percent }}</td><td>{{ row.kept | percent }}</td><td>{{ row.student.known | percent }}</td><td>{{ row.student.taught | percent }}</td><td>{{ row.teacher.accuracy | percent }}</td><td>{{ row.teacher.known | percent }}</td><td>{{ row.teacher.taught | percent }}</td></tr>
+<tr{% if row.student and row.student.made_for %} class="strong"{% endif %}><th>{{ row.steps }}</th><td>{{ row.student.accuracy | percent }}</td><td>{{ row.kept | percent }}</td><td>{{ row.student.known | percent }}</td><td>{{ row.student.taught | percent }}</td><td>{{ row.teacher.accuracy | percent }}</td><td>{{ row.teacher.known | percent }}</td><td>{{ row.teacher.taught | percent }}</td><td>{{ row.unguided.accuracy | percent }}</td></tr>
 {% endfor %}
 </tbody></table></div>
 </section>
