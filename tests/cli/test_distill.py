@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from fedkd.cli.main import app
-from tests.distillation.small_job import adapter_at, job_file
+from tests.distillation.small_job import adapter_at, job, job_file
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -118,3 +118,17 @@ def test_a_folder_in_use_is_left_alone(tiny_folder: Path, tmp_path: Path) -> Non
     (tmp_path / "runs" / "job" / "mine.txt").write_text("x")
     result = distill(recipe)
     assert result.exit_code == 2 and "run.name=other" in result.stderr
+
+
+def test_a_teacher_can_be_a_version_in_the_registry(tiny_folder: Path, tmp_path: Path) -> None:
+    from fedkd.checkpoints.registry import Registry
+    from fedkd.cli.distill import resolver
+    from fedkd.distillation.jobs.faculty import assemble
+    from fedkd.models.pipeline import load_pipeline
+
+    published = Registry(tmp_path / "registry").publish(tiny_folder, name="tiny")
+    teachers = [{"name": "elder", "checkpoint": published.reference}]
+    recipe = job(tmp_path, tiny_folder, teachers, f"run.registry={tmp_path / 'registry'}")
+    faculty = assemble(recipe, load_pipeline(str(tiny_folder)), resolver(recipe))
+    assert faculty.names == ["elder"] and list(faculty.modules) == ["elder"]
+    assert faculty.origin == {"elder": "tiny:v0"}
