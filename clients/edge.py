@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 from flwr.app import RecordDict
 
 from clients.node import NodeError, Request, use_threads
@@ -9,9 +11,10 @@ from clients.payload import pack
 
 
 def refresh(request: Request) -> RecordDict:
-    """Store the blobs that were lacking, verify, swap atomically; answer the digest now served."""
+    """Take the blobs that were lacking, verify, swap atomically; answer the digest now served and what it cost."""
     request.checkpoint()
-    return pack({"digest": request.node.cache.digest})
+    cache = request.node.cache
+    return pack({"digest": cache.digest, "cache": asdict(cache.counters)})
 
 
 def finetune(request: Request) -> RecordDict:
@@ -30,12 +33,10 @@ def finetune(request: Request) -> RecordDict:
     use_threads(recipe)
     limit = int(recipe.federation.max_message_mb * 2**20)
     sets = [unpack_dataset(request.files[str(name)], max_bytes=limit) for name in request.task["sets"]]
-    pipe = load_pipeline(
-        str(request.node.cache.path()),
-        device=recipe.run.device,
-        dtype=recipe.run.dtype,
-        scheduler=recipe.model.scheduler,
-    )
+    with request.node.cache.lease() as checkpoint:
+        pipe = load_pipeline(
+            str(checkpoint), device=recipe.run.device, dtype=recipe.run.dtype, scheduler=recipe.model.scheduler
+        )
     adapter, curves = train_adapter(
         pipe, concatenate_datasets(sets), recipe.finetune, seed=request.seed, progress=request.progress()
     )

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,8 @@ from flwr.app import Context, Message, RecordDict
 
 from clients.payload import PayloadError, pack, unpack
 from fedkd.checkpoints.cache import CheckpointCache
-from fedkd.checkpoints.manifest import Manifest
+from fedkd.checkpoints.manifest import SIGNATURE_NAME, CheckpointError, FileEntry, Manifest
+from fedkd.checkpoints.signing import TrustPolicy
 from fedkd.recipe import Recipe, load_recipe
 
 ROLES = ("edge", "user")
@@ -37,11 +37,13 @@ class Node:
     edge: str
     folder: Path
     data: str = ""
+    policy: TrustPolicy = field(default_factory=TrustPolicy)
+    cache_bytes: int = 0
 
     @property
     def cache(self) -> CheckpointCache:
-        """The node's cached checkpoint."""
-        return CheckpointCache(self.folder / "cache")
+        """The node's cached checkpoints: at most `cache_bytes` (0: no bound), of signers that `policy` trusts."""
+        return CheckpointCache(self.folder / "cache", max_bytes=self.cache_bytes, policy=self.policy)
 
 
 @lru_cache(maxsize=4)
@@ -58,7 +60,8 @@ def node_of(context: Context, recipe: Recipe, run: str) -> Node:
 
     In simulation the partition decides: the first `federation.edges` partitions are edges, the rest users,
     and each keeps its files in RUN/nodes/NAME. In deployment `--node-config` says it:
-    `role="user" name="ann" edge="e0" index=0 data="/my/pictures" cache="/var/lib/fedkd"`.
+    `role="user" name="ann" edge="e0" index=0 data="/my/pictures" cache="/var/lib/fedkd"`, and whom the node trusts:
+    `trusted-keys="/etc/fedkd/server.pub" require-signature=true cache-mb=8000`.
     """
     config = context.node_config
     if "role" not in config and "partition-id" in config:
@@ -71,6 +74,8 @@ def node_of(context: Context, recipe: Recipe, run: str) -> Node:
             index,
             edge_name(index, role, recipe),
             Path(run) / "nodes" / f"{role}-{index}",
+            policy=TrustPolicy(recipe.serving.require_signature, _paths(recipe.serving.trusted_keys)),
+            cache_bytes=int(recipe.serving.cache_mb * 2**20),
         )
     role = str(config.get("role", ""))
     if role not in ROLES:
@@ -82,7 +87,38 @@ def node_of(context: Context, recipe: Recipe, run: str) -> Node:
     default = Path.home() / ".cache" / "fedkd" / "nodes" / name
     folder = Path(str(config.get("cache", default))).expanduser()
     edge = str(config.get("edge", "")) or edge_name(index, role, recipe)
-    return Node(role, name, index, edge, folder, str(config.get("data", "")))
+    limit = float(config.get("cache-mb", recipe.serving.cache_mb))
+    policy = own_policy(config, recipe)
+    return Node(role, name, index, edge, folder, str(config.get("data", "")), policy, int(limit * 2**20))
+
+
+def own_policy(config: Mapping[str, Any], recipe: Recipe) -> TrustPolicy:
+    """Whom a deployed node trusts: keys from its own configuration alone, since the server sends the recipe.
+
+    The recipe can only ask for more: its `serving.require_signature` holds too, and needs keys named at the node.
+    """
+    keys = _paths(key.strip() for key in str(config.get("trusted-keys", "")).split(",") if key.strip())
+    for key in keys:
+        if not key.is_file():
+            raise NodeError(f"node-config trusted-keys names '{key}', which does not exist; give paths of public keys")
+    required = _truth(config.get("require-signature", False)) or recipe.serving.require_signature
+    if required and not keys:
+        raise NodeError(
+            "signed checkpoints are required but this node trusts no key; start it with "
+            'trusted-keys="/path/of/server.pub" in its node-config'
+        )
+    return TrustPolicy(required, keys)
+
+
+def _paths(names: Iterable[str]) -> tuple[Path, ...]:
+    return tuple(Path(name).expanduser() for name in names)
+
+
+def _truth(value: object) -> bool:
+    text = str(value).strip().lower()
+    if text not in ("true", "false", "1", "0"):  # what is meant to protect must not fail open
+        raise NodeError(f"node-config require-signature='{value}' is not allowed; give true or false")
+    return text in ("true", "1")
 
 
 def edge_name(index: int, role: str, recipe: Recipe) -> str:
@@ -109,13 +145,20 @@ class Request:
         return int(self.task["seed"])
 
     def checkpoint(self) -> Path:
-        """Store the blobs that came along, activate the published checkpoint, return its verified folder."""
-        manifest = Manifest.from_json(str(self.task["manifest"]))
-        cache = self.node.cache
-        for sha256, data in self.files.items():
-            if len(sha256) == hashlib.sha256().digest_size * 2:
-                cache.put(sha256, data)
-        return cache.path() if cache.digest == manifest.digest else cache.activate(manifest)
+        """Activate the published checkpoint with the blobs that came along; its verified folder.
+
+        CheckpointError when it is refused; the node goes on with the checkpoint before.
+        """
+        text = str(self.task["manifest"])
+        signature = self.files.get(SIGNATURE_NAME, b"")
+        return self.node.cache.activate(Manifest.from_json(text), text=text, signature=signature, fetch=self.carried)
+
+    def carried(self, entry: FileEntry, part: Path) -> None:
+        """Write a blob that came with the instruction; CheckpointError when it did not come."""
+        data = self.files.get(entry.sha256)
+        if data is None:
+            raise CheckpointError(f"blob {entry.sha256[:12]} of '{entry.path}' is not here and was not sent")
+        part.write_bytes(data)
 
     def progress(self) -> Callable[[int, int], None]:
         """A progress callable that keeps `progress.json` in the node's folder for whoever watches."""
@@ -150,7 +193,8 @@ def describe(request: Request) -> RecordDict:
     """What the node is, and which blobs of checkpoints it holds undamaged."""
     node, cache = request.node, request.node.cache
     facts = {"role": node.role, "name": node.name, "index": node.index, "edge": node.edge}
-    return pack({**facts, "digest": cache.digest, "blobs": cache.held(), "cores": os.cpu_count() or 1})
+    blobs = cache.held()  # first: it deletes damaged ones, which makes what they belong to unsound
+    return pack({**facts, "digest": cache.sound_digest(), "blobs": blobs, "cores": os.cpu_count() or 1})
 
 
 def use_threads(recipe: Recipe) -> None:

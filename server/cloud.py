@@ -10,8 +10,9 @@ from typing import Any
 
 from datasets import Dataset, concatenate_datasets
 
-from fedkd.checkpoints.manifest import Manifest
+from fedkd.checkpoints.manifest import CheckpointError, Manifest
 from fedkd.checkpoints.registry import Registry
+from fedkd.checkpoints.signing import key_claim, sign, signer_of
 from fedkd.data.packing import pack_dataset, unpack_dataset
 from fedkd.distillation.distil import distil
 from fedkd.distillation.pictures import draw_replay
@@ -32,6 +33,8 @@ class Cloud:
     def __init__(self, recipe: Recipe, state: RunState, registry: Registry) -> None:
         self.recipe, self.state, self.registry = recipe, state, registry
         self._parent: tuple[str, Any] | None = None
+        self.signing_key = Path(recipe.run.signing_key).expanduser() if recipe.run.signing_key else None
+        self.signer = key_claim(self.signing_key) if self.signing_key is not None else ""  # a bad key stops here
 
     @property
     def evaluation_seed(self) -> int:
@@ -68,7 +71,8 @@ class Cloud:
             save_pipeline(self.load(source), temporary, dtype="float16")
             source = str(temporary)
         facts = {"name": model.name, "licence": licence_of(Path(source)), "base_model": model.path}
-        manifest = self.registry.publish(Path(source), alias="latest", **facts)  # type: ignore[arg-type]
+        manifest = self.registry.publish(Path(source), alias="latest", sign=self.sign, **facts)  # type: ignore[arg-type]
+        self.check_signer(manifest)
         shutil.rmtree(temporary, ignore_errors=True)
         progress = self.state.progress(0, "base")
         metrics = evaluate(self.parent(manifest.reference), self.recipe, seed=self.evaluation_seed, progress=progress)
@@ -76,6 +80,19 @@ class Cloud:
         self.state.finish(0, "base", done)
         self.state.event("phase_end", round=0, phase="base", seconds=done["seconds"])
         return done
+
+    def sign(self, folder: Path) -> None:
+        """Sign a finished version with run.signing_key, if the recipe names one."""
+        if self.signing_key is not None:
+            sign(folder, self.signing_key)
+
+    def check_signer(self, manifest: Manifest) -> None:
+        """CheckpointError when the version was there already and somebody else had signed it."""
+        if self.signer and signer_of(self.registry.folder(manifest.reference)) != self.signer:
+            raise CheckpointError(
+                f"{manifest.reference} in '{self.registry.root}' was signed with another key before; set "
+                "run.signing_key to that key, or run.registry to a registry of your own"
+            )
 
     def accept_set(self, data: bytes) -> Dataset:
         """A user's synthetic set, checked; PackError when malformed, ValueError when empty."""
@@ -179,7 +196,9 @@ class Cloud:
             licence=self.registry.manifest(parent).licence,
             base_model=self.recipe.model.path,
             sampling=sampling,
+            sign=self.sign,
         )
+        self.check_signer(manifest)
         shutil.rmtree(folder, ignore_errors=True)
         return {"checkpoint": manifest.reference, "alias": alias, "metrics": metrics}
 

@@ -11,7 +11,7 @@ from typing import Any
 from flwr.serverapp import Grid
 
 from clients.payload import pack
-from fedkd.checkpoints.manifest import Manifest, check_name
+from fedkd.checkpoints.manifest import MANIFEST_NAME, SIGNATURE_NAME, Manifest, check_name
 from fedkd.checkpoints.registry import Registry
 from fedkd.recipe import Recipe, to_yaml
 from server.cloud import Cloud
@@ -223,7 +223,7 @@ class Federation:
         manifest: Manifest | None = None,
         files: dict[str, bytes] | None = None,
     ) -> Any:
-        """An instruction: recipe, seeds, and with a manifest the blobs that the member lacks."""
+        """An instruction: recipe, seeds, and with a manifest its signature and the blobs that the member lacks."""
         task: dict[str, Any] = {
             "recipe": self.recipe_text,
             "run": str(self.run),
@@ -237,8 +237,10 @@ class Federation:
         if member is not None:
             task["seed"] = seed_of(self.recipe.run.seed, number, member.role, member.index)
         if member is not None and manifest is not None:
-            task["manifest"] = manifest.to_json()
             source = self.registry.resolve(manifest.reference)
+            task["manifest"] = (source / MANIFEST_NAME).read_text(encoding="utf-8")
+            if signature := self.registry.signature(manifest.reference):
+                files[SIGNATURE_NAME] = signature
             lacking = {entry.sha256: entry for entry in manifest.files if entry.sha256 not in member.blobs}
             files |= {digest: (source / entry.path).read_bytes() for digest, entry in lacking.items()}
         return pack(task, files)

@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-NAMES = ("federated", "distillation", "step-cost")
+NAMES = ("federated", "distillation", "step-cost", "registry")
 
 
 def bench(
-    name: Annotated[str, typer.Argument(help="Which benchmark: federated, distillation or step-cost.")],
+    name: Annotated[str, typer.Argument(help="Which benchmark: federated, distillation, step-cost or registry.")],
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Recipe overrides, such as distillation.gamma=0.9.")
     ] = None,
@@ -28,6 +28,7 @@ def bench(
 
     Example: fedkd bench distillation --jobs 2
     Example: fedkd bench step-cost --size sd15 run.device=cuda run.dtype=bfloat16
+    Example: fedkd bench registry kills=1000
     """
     from fedkd.cli.console import console, fail, guard
 

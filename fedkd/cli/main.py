@@ -8,6 +8,7 @@ import typer
 
 from fedkd import __version__
 from fedkd.cli.bench import bench
+from fedkd.cli.checkpoints import checkpoints
 from fedkd.cli.distill import distill
 from fedkd.cli.generate import generate
 from fedkd.cli.pretrain import pretrain
@@ -30,6 +31,7 @@ HELP = """Federated distillation of Stable Diffusion, and split inference betwee
   fedkd distill --help               a few-step student from teachers of your own
   fedkd serve --help                 serve a checkpoint from an edge
   fedkd generate --help              draw a picture with that edge
+  fedkd checkpoints --help           the published versions of a model
   fedkd bench federated              the student against FedAvg
 """
 
@@ -59,6 +61,7 @@ def main(
 
 main.__doc__ = HELP
 app.add_typer(recipes, name="recipes")
+app.add_typer(checkpoints, name="checkpoints")
 for verb in (simulate, distill, generate, serve, bench, pretrain):
     app.command(verb.__name__)(verb)
 

@@ -62,6 +62,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "evaluation.num_inference_steps": (1, 1000),
     "synthesis.num_inference_steps": (1, 1000),
     "serving.port": (0, 65535),
+    "serving.cache_mb": (0.0, 1e9),
 }
 
 

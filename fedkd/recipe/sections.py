@@ -192,6 +192,9 @@ class ServingConfig:
     port: int = 0  # 0 takes a free one
     split_images: int = 4
     token: str = ""
+    cache_mb: float = 0.0  # an edge's cache of checkpoints holds at most this; 0: no bound
+    trusted_keys: list[str] = field(default_factory=list)  # public keys whose checkpoints edges and users take
+    require_signature: bool = False  # refuse checkpoints that carry no signature
 
 
 @dataclass
@@ -201,6 +204,7 @@ class RunConfig:
     name: str = "quickstart"
     out: str = "runs"
     registry: str = ""  # empty: RUN/registry
+    signing_key: str = ""  # private key that signs what is published (`fedkd keys new`); empty: unsigned
     seed: int = 0
     device: str = "cpu"
     dtype: str = "float32"
