@@ -68,5 +68,8 @@ class Consistency(Method):
         return {"loss": ((gap**2 + c**2).sqrt() - c).mean()}
 
     def drawing(self) -> Drawing:
-        """LCM sampling without guidance: it was folded into the teacher's solver."""
-        return Drawing(lcm_scheduler(self.lesson.scheduler, self.config.consistency.solver_steps), 1.0, FEW)
+        """LCM sampling without guidance: it was folded into the teacher's solver.
+
+        A solver of fewer than eight points can still be drawn at eight steps, half of them between its own.
+        """
+        return Drawing(lcm_scheduler(self.lesson.scheduler, max(8, self.config.consistency.solver_steps)), 1.0, FEW)
