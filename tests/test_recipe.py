@@ -132,3 +132,8 @@ def test_a_shipped_recipe_validates_and_opens_with_the_command_that_runs_it(path
     verb = {"federation": "simulate", "distillation": "distill", "pretrain": "pretrain"}[recipe.kind]
     assert path.read_text(encoding="utf-8").splitlines()[0] == f"# fedkd {verb} {path.stem}"
     assert recipe.description
+
+
+def test_fewer_steps_than_progressive_has_phases_are_refused() -> None:
+    with pytest.raises(RecipeError, match=r"distillation\.steps=5 .* 6 phases; give at least 6"):
+        load_recipe("quickstart", ["distillation.method=progressive", "distillation.steps=5"])

@@ -9,7 +9,6 @@ from torch import nn
 from torch.nn import functional as F
 
 from fedkd.distillation.discriminator import Dinov2Features, Heads, features_of
-from fedkd.distillation.losses import distance, timestep_weight
 from fedkd.distillation.method import Batch, Drawing, Lesson, Method
 from fedkd.distillation.samplers import lcm_scheduler
 from fedkd.training.loop import Losses
@@ -93,15 +92,7 @@ class Adversarial(Method):
         """c(t') d(x̂_C, sg x̂_T(renoise(sg x̂_C, t'), t')) of the guided, weighted teachers."""
         x_t = self.schedule.add_noise(student_x0.detach(), noise, index)
         target = self.teacher_x0(batch, x_t, index)
-        c = timestep_weight(self.schedule.snr(index), self.config.weighting, self.config.min_snr_k)
-        d = distance(
-            student_x0,
-            target,
-            self.config.distance,
-            huber_delta=self.config.huber_delta,
-            decode=self.lesson.decode,
-        )
-        return (c * d).mean()
+        return self.discrepancy(student_x0, target, index).mean()
 
     def drawing(self) -> Drawing:
         """x0 predicted and noised again on the trained timesteps (LCM sampling), without guidance."""

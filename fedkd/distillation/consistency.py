@@ -47,11 +47,8 @@ class Consistency(Method):
         skip, out = self.boundary(index)
         # At the end of sampling c_out is 0 and the network's answer does not count; index 0 fills the row.
         asked = index.clamp(min=0)
-        if target and self.config.consistency.target_decay:
-            raw = self.student.previous(x_t, self.schedule.timesteps[asked].to(x_t.device), conditions)
-            x0 = self.schedule.predicted_x0(raw.float(), x_t.float(), asked)
-        else:
-            x0 = self.student_x0(x_t, asked, conditions)
+        averaged = target and self.config.consistency.target_decay
+        x0 = (self.previous_x0 if averaged else self.student_x0)(x_t, asked, conditions)
         return skip * x_t.float() + out * x0
 
     def loss(self, generator: torch.Generator) -> Losses:
@@ -68,5 +65,8 @@ class Consistency(Method):
         return {"loss": ((gap**2 + c**2).sqrt() - c).mean()}
 
     def drawing(self) -> Drawing:
-        """LCM sampling without guidance: it was folded into the teacher's solver."""
-        return Drawing(lcm_scheduler(self.lesson.scheduler, self.config.consistency.solver_steps), 1.0, FEW)
+        """LCM sampling without guidance: it was folded into the teacher's solver.
+
+        A solver of fewer than eight points can still be drawn at eight steps, half of them between its own.
+        """
+        return Drawing(lcm_scheduler(self.lesson.scheduler, max(8, self.config.consistency.solver_steps)), 1.0, FEW)

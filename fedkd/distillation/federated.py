@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
-from fedkd.distillation.losses import distance, timestep_weight, total_loss
+from fedkd.distillation.losses import total_loss
 from fedkd.distillation.method import Batch, Drawing, Method
 from fedkd.distillation.teachers import asked
 from fedkd.models.conditioning import take
@@ -46,20 +46,12 @@ class Federated(Method):
         `same`: the teacher sees the student's own x_t. `renoise`: it sees the student's prediction, noised
         again at a fresh t' (adversarial diffusion distillation's form).
         """
-        config = self.config
-        if config.form == "renoise":
+        if self.config.form == "renoise":
             index = self.times(len(x_t), generator)
             x_t = self.schedule.add_noise(student_x0.detach(), self.noise_like(student_x0, generator), index)
-        c = timestep_weight(self.schedule.snr(index), config.weighting, config.min_snr_k)
         total = student_x0.new_zeros(())
         for rows, which, share in asked(batch.weights):
             target = self.teachers.x0(which, x_t[rows], index[rows], take(batch.conditions, rows))
-            d = distance(
-                student_x0[rows],
-                target,
-                config.distance,
-                huber_delta=config.huber_delta,
-                decode=self.lesson.decode,
-            )
-            total = total + (share.to(d) * c[rows] * d).sum() / len(x_t)
+            apart = self.discrepancy(student_x0[rows], target, index[rows])
+            total = total + (share.to(apart) * apart).sum() / len(x_t)
         return total

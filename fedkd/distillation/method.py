@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from fedkd.distillation.losses import drawn
+from fedkd.distillation.losses import distance, drawn, timestep_weight
 from fedkd.distillation.student import Student
 from fedkd.distillation.teachers import Teachers
 from fedkd.models.conditioning import Conditions
@@ -124,6 +124,17 @@ class Method(ABC):
         """x̂_C(x_t, t) (B, C, h, w) in float32, with gradients."""
         output = self.student.predict(x_t, self.schedule.timesteps[index].to(x_t.device), conditions)
         return self.schedule.predicted_x0(output.float(), x_t.float(), index)
+
+    def previous_x0(self, x_t: torch.Tensor, index: torch.Tensor, conditions: Conditions) -> torch.Tensor:
+        """x̂(x_t, t) (B, C, h, w) of the student's remembered self, without gradient."""
+        output = self.student.previous(x_t, self.schedule.timesteps[index].to(x_t.device), conditions)
+        return self.schedule.predicted_x0(output.float(), x_t.float(), index)
+
+    def discrepancy(self, x0: torch.Tensor, target: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+        """c(t) d(x0, target) (B,) of EUCI Eq. 6, with the recipe's weighting and distance."""
+        config = self.config
+        c = timestep_weight(self.schedule.snr(index), config.weighting, config.min_snr_k)
+        return c * distance(x0, target, config.distance, huber_delta=config.huber_delta, decode=self.lesson.decode)
 
     def teacher_x0(self, batch: Batch, x_t: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
         """The weighted teachers' guided x̂ (B, C, h, w), without gradient."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 
-from fedkd.distillation.losses import distance, timestep_weight
 from fedkd.distillation.method import Batch, Drawing, Lesson, Method
 from fedkd.distillation.samplers import few_step_ddim
 from fedkd.training.loop import Losses
@@ -77,15 +76,7 @@ class Progressive(Method):
             index, to = self.own[place], self.own[place + 1]
             x_t = self.schedule.add_noise(batch.x0, self.noise_like(batch.x0, generator), index)
             target = self.teacher_target(batch, x_t, index, to)
-        c = timestep_weight(self.schedule.snr(index), self.config.weighting, self.config.min_snr_k)
-        d = distance(
-            self.student_x0(x_t, index, batch.conditions),
-            target,
-            self.config.distance,
-            huber_delta=self.config.huber_delta,
-            decode=self.lesson.decode,
-        )
-        return {"loss": (c * d).mean()}
+        return {"loss": self.discrepancy(self.student_x0(x_t, index, batch.conditions), target, index).mean()}
 
     @torch.no_grad()
     def teacher_target(self, batch: Batch, x_t: torch.Tensor, index: torch.Tensor, to: torch.Tensor) -> torch.Tensor:
@@ -102,10 +93,7 @@ class Progressive(Method):
         return self.schedule.x0_of_step(x, x_t.float(), index, to)
 
     def _teacher_x0(self, batch: Batch, x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-        if not self.from_student:
-            return self.teacher_x0(batch, x, index)
-        output = self.student.previous(x, self.schedule.timesteps[index].to(x.device), batch.conditions)
-        return self.schedule.predicted_x0(output.float(), x, index)
+        return self.previous_x0(x, index, batch.conditions) if self.from_student else self.teacher_x0(batch, x, index)
 
     def drawing(self) -> Drawing:
         """DDIM on the very grid of the last phase, without guidance: it was learned."""

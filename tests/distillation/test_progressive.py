@@ -141,9 +141,8 @@ def test_after_the_first_halving_the_teacher_is_the_student_of_the_phase_before(
 
 
 def test_with_edges_as_teachers_all_of_their_steps_within_the_students_are_taken() -> None:
-    chosen = recipe(
-        "method=progressive", "progressive.start_steps=8", "progressive.teacher=edges", "model.guidance_scale=2.0"
-    )
+    from_eight = ["steps=4", "progressive.start_steps=8", "progressive.teacher=edges"]
+    chosen = recipe("method=progressive", *from_eight, "model.guidance_scale=2.0")
     with classroom(family("sd"), chosen, edges=1) as method:
         assert isinstance(method, Progressive)
         method.setup(2)  # guidance, 4 steps, 2 steps

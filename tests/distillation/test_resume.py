@@ -134,7 +134,7 @@ def test_a_state_that_was_being_written_is_not_taken_for_one(tmp_path: Path) -> 
 def test_a_state_of_another_recipe_is_refused(options: list[str], tmp_path: Path) -> None:
     run(tmp_path, "steps=1")
     with pytest.raises(ValueError, match="state"):
-        run(tmp_path, "steps=2", *options)
+        run(tmp_path, "steps=3", *options)
 
 
 def test_the_state_is_safetensors_alone(tmp_path: Path) -> None:
