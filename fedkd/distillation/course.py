@@ -51,7 +51,7 @@ class Course:
         """
         found = load_state(self.folder / STATE) if self.folder else None
         facts, tensors = found or ({"phase": 0, "curves": {}}, {})
-        if found and self.folder and facts.get("identity", self.identity) != self.identity:
+        if found and self.folder and facts.get("identity") != self.identity:
             raise ValueError(
                 f"the saved state '{self.folder / STATE}' is of another recipe or seed; "
                 "take that recipe again, another run.name, or delete the state to start over"

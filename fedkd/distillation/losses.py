@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import torch
@@ -43,16 +44,17 @@ def distance(
         similarity = structural_similarity_index_measure(left, right, data_range=2.0, sigma=1.0, reduction="none")
         return 1 - torch.as_tensor(similarity)
     if kind == "lpips":
-        return _lpips()(left, right).flatten()
+        return _lpips().to(left.device)(left, right).flatten()
     raise ValueError(f"distillation.distance={kind!r} is not a distance")
 
 
-def _lpips() -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+@functools.cache
+def _lpips() -> torch.nn.Module:
     try:
         import lpips
     except ImportError as error:
         raise ValueError("distillation.distance='lpips' needs `pip install fedkd[lpips]` and its weights") from error
-    return lpips.LPIPS(net="vgg", verbose=False)
+    return lpips.LPIPS(net="vgg", verbose=False).eval().requires_grad_(False)
 
 
 def normalised(weights: torch.Tensor) -> torch.Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from fedkd.models.adapter import (
     adapter_bytes,
     adapter_per_row,
     add_adapter,
+    file_metadata,
     load_adapter,
     merge_adapter,
 )
@@ -32,8 +32,7 @@ class Student:
     def __init__(self, denoiser: Any, config: DistillationConfig, seed: int) -> None:
         self.denoiser, self.full = denoiser, config.student == "full"
         if self.full:
-            bare = [getattr(denoiser, "peft_config", None)]
-            if any(bare):
+            if getattr(denoiser, "peft_config", None):
                 raise ValueError("a full student is copied from the base before adapters are loaded")
             self.module = copy.deepcopy(denoiser).float().requires_grad_(True)
             self.parameters = list(self.module.parameters())
@@ -104,8 +103,7 @@ class Student:
 
 def is_full(data: bytes) -> bool:
     """Whether student bytes hold all weights rather than an adapter."""
-    size = int.from_bytes(data[:8], "little")
-    return json.loads(data[8 : 8 + size]).get("__metadata__", {}) == FULL
+    return file_metadata(data) == FULL
 
 
 def install_student(pipe: DiffusionPipeline, data: bytes) -> None:

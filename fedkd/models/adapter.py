@@ -63,17 +63,21 @@ def adapter_bytes(denoiser: Any, name: str) -> bytes:
     return save(tensors, metadata={"lora": json.dumps(header, sort_keys=True)})
 
 
-def _header(data: bytes) -> dict[str, str]:
+def file_metadata(data: bytes) -> dict[str, str]:
+    """The metadata in the header of safetensors bytes; AdapterError when they are none."""
     size = int.from_bytes(data[:8], "little")
     if not 2 <= size <= min(len(data) - 8, 10_000_000):
-        raise AdapterError("the adapter is not a safetensors file; its header is missing")
-    return json.loads(data[8 : 8 + size]).get("__metadata__", {})
+        raise AdapterError("the adapter cannot be read: it is not a safetensors file")
+    try:
+        return dict(json.loads(data[8 : 8 + size]).get("__metadata__", {}))
+    except ValueError as error:
+        raise AdapterError("the adapter cannot be read: its safetensors header is broken") from error
 
 
 def adapter_config(data: bytes) -> dict[str, Any]:
     """The adapter's `r`, `lora_alpha` and `target_modules`; AdapterError when its header has none."""
     try:
-        return dict(json.loads(_header(data)["lora"]))
+        return dict(json.loads(file_metadata(data)["lora"]))
     except (KeyError, ValueError) as error:
         raise AdapterError("the adapter's header names no LoRA config") from error
 
@@ -82,7 +86,7 @@ def check_adapter(data: bytes, denoiser: Any = None) -> dict[str, torch.Tensor]:
     """The adapter's tensors; AdapterError when malformed, not finite, or of other shapes than `denoiser`'s."""
     try:
         tensors = load(data)
-        lora = json.loads(_header(data)["lora"])
+        lora = json.loads(file_metadata(data)["lora"])
         rank = int(lora["r"])
     except AdapterError:
         raise

@@ -10,7 +10,7 @@ import torch
 from diffusers.utils.state_dict_utils import convert_unet_state_dict_to_peft
 from safetensors.torch import load, save
 
-from fedkd.models.adapter import AdapterError
+from fedkd.models.adapter import AdapterError, file_metadata
 
 PREFIXES = ("unet.", "transformer.")
 WEIGHT = re.compile(r"\.lora_(A|B)(?:\.default)?\.weight$")
@@ -21,7 +21,7 @@ def own_form(data: bytes) -> bytes:
 
     Ranks and alphas that differ from module to module are padded to the largest rank and folded into B.
     """
-    header = _header(data)
+    header = file_metadata(data)
     if "lora" in header:
         return data
     try:
@@ -42,16 +42,6 @@ def own_form(data: bytes) -> bytes:
     told = {key.split(".", 1)[-1]: value for key, value in told.items()}
     alphas = {key.removesuffix(".alpha"): float(kept.pop(key)) for key in list(kept) if key.endswith(".alpha")}
     return _packed(convert_unet_state_dict_to_peft(kept), alphas, told)
-
-
-def _header(data: bytes) -> dict[str, Any]:
-    size = int.from_bytes(data[:8], "little")
-    if not 2 <= size <= min(len(data) - 8, 10_000_000):
-        raise AdapterError("cannot be read: it is not a safetensors file")
-    try:
-        return dict(json.loads(data[8 : 8 + size]).get("__metadata__", {}))
-    except ValueError as error:
-        raise AdapterError("cannot be read: its safetensors header is broken") from error
 
 
 def _packed(weights: dict[str, torch.Tensor], alphas: dict[str, float], told: dict[str, Any]) -> bytes:

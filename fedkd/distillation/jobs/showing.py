@@ -81,9 +81,7 @@ def installed(pipe: DiffusionPipeline, student: bytes) -> Iterator[DiffusionPipe
         denoiser.load_state_dict(before)
 
 
-def contenders(
-    pipe: DiffusionPipeline, faculty: Faculty, done: Distilled, recipe: Recipe
-) -> list[Contender]:
+def contenders(pipe: DiffusionPipeline, faculty: Faculty, done: Distilled, recipe: Recipe) -> list[Contender]:
     """Student, teacher, and the teacher without guidance, which is the stronger rival at very few steps.
 
     The student is asked for what its teachers draw; each teacher for its own concepts.
