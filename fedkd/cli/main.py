@@ -12,6 +12,7 @@ from fedkd.cli.checkpoints import checkpoints
 from fedkd.cli.distill import distill
 from fedkd.cli.generate import generate
 from fedkd.cli.keys import keys
+from fedkd.cli.plan import plan
 from fedkd.cli.pretrain import pretrain
 from fedkd.cli.publish import publish
 from fedkd.cli.pull import pull
@@ -40,6 +41,7 @@ HELP = """Federated distillation of Stable Diffusion, and split inference betwee
   fedkd pull --help                  a version from there, only what is missing
   fedkd registry serve --help        a registry for edges on other machines
   fedkd keys new --help              keys to sign with, and to trust
+  fedkd plan --help                  how many steps, where, at what cost
   fedkd bench federated              the student against FedAvg
 """
 
@@ -72,6 +74,7 @@ app.add_typer(recipes, name="recipes")
 app.add_typer(checkpoints, name="checkpoints")
 app.add_typer(registry, name="registry")
 app.add_typer(keys, name="keys")
+app.add_typer(plan, name="plan")
 for verb in (simulate, distill, generate, serve, publish, pull, bench, pretrain):
     app.command(verb.__name__)(verb)
 

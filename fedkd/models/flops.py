@@ -80,6 +80,13 @@ def decoder_flop(vae: torch.nn.Module, latents: tuple[int, int, int]) -> int:
     return count_flop(lambda: model.decode(x, return_dict=False))
 
 
+def encoder_flop(vae: torch.nn.Module, resolution: int) -> int:
+    """FLOPs of encoding one square picture of `resolution` pixels, as image-to-image does."""
+    model = meta_copy(vae)
+    x = torch.empty(1, 3, resolution, resolution, device="meta")
+    return count_flop(lambda: model.encode(x, return_dict=False))
+
+
 def model_cost(pipe: DiffusionPipeline, resolution: int, value_bytes: int | None = None) -> dict[str, int]:
     """The numbers of `fedkd.planning.system.ModelCost` for a pipeline at a square `resolution` (pixels).
 
@@ -95,7 +102,8 @@ def model_cost(pipe: DiffusionPipeline, resolution: int, value_bytes: int | None
         for name, module in pipe.components.items()
         if name.startswith("text_encoder") and isinstance(module, torch.nn.Module)
     }
-    parts = [denoiser, pipe.vae, *encoders.values()]
+    encoder_bytes = sum(parameter_bytes(part, size) for part in encoders.values())
+    denoiser_bytes, vae_bytes = parameter_bytes(denoiser, size), parameter_bytes(pipe.vae, size)
     return {
         "unet_flop": denoiser_flop(denoiser, shape, conditions),
         "text_encoder_flop": sum(
@@ -103,9 +111,11 @@ def model_cost(pipe: DiffusionPipeline, resolution: int, value_bytes: int | None
             for name, module in encoders.items()
         ),
         "vae_flop": decoder_flop(pipe.vae, shape),
-        "unet_bytes": parameter_bytes(denoiser, size),
+        "unet_bytes": denoiser_bytes,
         "latents_bytes": shape[0] * shape[1] * shape[2] * size,
         "embedding_bytes": sum(value.numel() for value in conditions.values()) * size,
         "image_bytes": 3 * resolution * resolution,
-        "total_bytes": sum(parameter_bytes(part, size) for part in parts),
+        "total_bytes": denoiser_bytes + vae_bytes + encoder_bytes,
+        "text_encoder_bytes": encoder_bytes,
+        "vae_bytes": vae_bytes,
     }

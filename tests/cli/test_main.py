@@ -13,7 +13,7 @@ from fedkd import __version__
 from fedkd.cli.main import app
 
 VERBS = ("simulate", "distill", "generate", "serve", "bench", "pretrain", "recipes",
-         "checkpoints", "publish", "pull", "registry", "keys")  # fmt: skip
+         "checkpoints", "publish", "pull", "registry", "keys", "plan")  # fmt: skip
 RUN = [sys.executable, "-c", "from fedkd.cli.main import app; app(prog_name='fedkd')"]
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ("torch", "diffusers", "transformers", "datasets", "flwr", "ray", "fastapi", "omegaconf")
