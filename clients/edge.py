@@ -11,10 +11,9 @@ from clients.payload import pack
 
 
 def refresh(request: Request) -> RecordDict:
-    """Take the blobs that were lacking, verify, swap atomically; answer the digest now served and what it cost."""
-    request.checkpoint()
-    cache = request.node.cache
-    return pack({"digest": cache.digest, "cache": asdict(cache.counters)})
+    """Get the blobs that lack, verify, swap atomically; answer the digest now served and what it cost."""
+    taken, cache = request.checkpoint(), request.cache
+    return pack({"digest": cache.digest, "cache": asdict(cache.counters), "checkpoint_bytes": taken.cost()})
 
 
 def finetune(request: Request) -> RecordDict:
@@ -33,7 +32,7 @@ def finetune(request: Request) -> RecordDict:
     use_threads(recipe)
     limit = int(recipe.federation.max_message_mb * 2**20)
     sets = [unpack_dataset(request.files[str(name)], max_bytes=limit) for name in request.task["sets"]]
-    with request.node.cache.lease() as checkpoint:
+    with request.cache.lease() as checkpoint:
         pipe = load_pipeline(
             str(checkpoint), device=recipe.run.device, dtype=recipe.run.dtype, scheduler=recipe.model.scheduler
         )

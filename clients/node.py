@@ -7,18 +7,20 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 from flwr.app import Context, Message, RecordDict
 
+from clients.blobs import BlobSource
 from clients.payload import PayloadError, pack, unpack
 from fedkd.checkpoints.cache import CheckpointCache
-from fedkd.checkpoints.manifest import SIGNATURE_NAME, CheckpointError, FileEntry, Manifest
+from fedkd.checkpoints.manifest import SIGNATURE_NAME, Manifest
 from fedkd.checkpoints.signing import TrustPolicy
-from fedkd.recipe import Recipe, load_recipe
+from fedkd.recipe import Recipe, check_registry_url, load_recipe
 
 ROLES = ("edge", "user")
 
@@ -39,6 +41,7 @@ class Node:
     data: str = ""
     policy: TrustPolicy = field(default_factory=TrustPolicy)
     cache_bytes: int = 0
+    registry: str = ""
 
     @property
     def cache(self) -> CheckpointCache:
@@ -61,7 +64,8 @@ def node_of(context: Context, recipe: Recipe, run: str) -> Node:
     In simulation the partition decides: the first `federation.edges` partitions are edges, the rest users,
     and each keeps its files in RUN/nodes/NAME. In deployment `--node-config` says it:
     `role="user" name="ann" edge="e0" index=0 data="/my/pictures" cache="/var/lib/fedkd"`, and whom the node trusts:
-    `trusted-keys="/etc/fedkd/server.pub" require-signature=true cache-mb=8000`.
+    `trusted-keys="/etc/fedkd/server.pub" require-signature=true cache-mb=8000`; `registry="https://mirror"` pulls
+    checkpoints from there instead of the place that the server names.
     """
     config = context.node_config
     if "role" not in config and "partition-id" in config:
@@ -89,7 +93,9 @@ def node_of(context: Context, recipe: Recipe, run: str) -> Node:
     edge = str(config.get("edge", "")) or edge_name(index, role, recipe)
     limit = float(config.get("cache-mb", recipe.serving.cache_mb))
     policy = own_policy(config, recipe)
-    return Node(role, name, index, edge, folder, str(config.get("data", "")), policy, int(limit * 2**20))
+    registry = check_registry_url(str(config.get("registry", "")), "node-config registry")
+    data = str(config.get("data", ""))
+    return Node(role, name, index, edge, folder, data, policy, int(limit * 2**20), registry)
 
 
 def own_policy(config: Mapping[str, Any], recipe: Recipe) -> TrustPolicy:
@@ -130,6 +136,23 @@ def edge_name(index: int, role: str, recipe: Recipe) -> str:
     )
 
 
+@dataclass(frozen=True)
+class Taken:
+    """A checkpoint that a node serves: its verified folder, and the bytes that came, lay there already, and all.
+
+    All three are 0 when the node served this checkpoint before.
+    """
+
+    folder: Path
+    fetched: int = 0
+    saved: int = 0
+    full: int = 0
+
+    def cost(self) -> dict[str, int]:
+        """The bytes as an answer tells them."""
+        return {"fetched": self.fetched, "saved": self.saved, "full": self.full}
+
+
 @dataclass
 class Request:
     """An instruction as a handler sees it: the recipe, the node, the facts and the files."""
@@ -144,21 +167,31 @@ class Request:
         """The seed that the server derived for this node, round and phase."""
         return int(self.task["seed"])
 
-    def checkpoint(self) -> Path:
-        """Activate the published checkpoint with the blobs that came along; its verified folder.
+    @cached_property
+    def source(self) -> BlobSource:
+        """Where blobs come from: the instruction, else the registry of the node's configuration or of the server."""
+        url = self.node.registry or check_registry_url(str(self.task.get("registry", "")), "the server's registry")
+        return BlobSource(self.files, url)
 
-        CheckpointError when it is refused; the node goes on with the checkpoint before.
+    @cached_property
+    def cache(self) -> CheckpointCache:
+        """The node's cache, which gets from `source` what it lacks or finds damaged."""
+        cache = self.node.cache
+        cache.fetch = self.source
+        return cache
+
+    def checkpoint(self) -> Taken:
+        """Activate the published checkpoint, with the blobs that it needs from `source`.
+
+        CheckpointError when they cannot be had or it is refused; the node goes on with the checkpoint before.
         """
-        text = str(self.task["manifest"])
-        signature = self.files.get(SIGNATURE_NAME, b"")
-        return self.node.cache.activate(Manifest.from_json(text), text=text, signature=signature, fetch=self.carried)
-
-    def carried(self, entry: FileEntry, part: Path) -> None:
-        """Write a blob that came with the instruction; CheckpointError when it did not come."""
-        data = self.files.get(entry.sha256)
-        if data is None:
-            raise CheckpointError(f"blob {entry.sha256[:12]} of '{entry.path}' is not here and was not sent")
-        part.write_bytes(data)
+        text, before = str(self.task["manifest"]), self.cache.digest
+        manifest, signature = Manifest.from_json(text), self.files.get(SIGNATURE_NAME, b"")
+        folder = self.cache.activate(manifest, text=text, signature=signature)
+        moved = self.source.pulled + sum(size for sha256, size in manifest.blobs.items() if sha256 in self.files)
+        if not moved and before == manifest.digest:
+            return Taken(folder)
+        return Taken(folder, moved, max(0, manifest.size_bytes - moved), manifest.size_bytes)
 
     def progress(self) -> Callable[[int, int], None]:
         """A progress callable that keeps `progress.json` in the node's folder for whoever watches."""
@@ -186,7 +219,9 @@ def answer(message: Message, context: Context, handle: Callable[[Request], Recor
         run = str(task["run"])
     except KeyError as error:
         raise PayloadError(f"the instruction lacks {error}") from error
-    return Message(handle(Request(recipe, node_of(context, recipe, run), task, files)), reply_to=message)
+    request = Request(recipe, node_of(context, recipe, run), task, files)
+    with closing(request.source):
+        return Message(handle(request), reply_to=message)
 
 
 def describe(request: Request) -> RecordDict:

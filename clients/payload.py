@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
 SCHEMA = 1
 BLOB = "fedkd/raw"
+LONGEST_INT = 20  # digits of a whole number that a float still holds and a page can show
 
 
 class PayloadError(ValueError):
@@ -38,6 +40,16 @@ def _refuse_constant(name: str) -> float:
     raise PayloadError(f"the message holds {name}, which is not a finite number")
 
 
+def _finite(text: str) -> float:
+    return value if math.isfinite(value := float(text)) else _refuse_constant(text[:40])
+
+
+def _whole(text: str) -> int:
+    if len(text) > LONGEST_INT:
+        raise PayloadError(f"the message holds a whole number of {len(text)} digits, which is none of ours")
+    return int(text)
+
+
 def unpack(content: RecordDict, *, max_bytes: int) -> tuple[dict[str, Any], dict[str, bytes]]:
     """The task and the blobs of a message, each blob checked against its digest; PayloadError otherwise."""
     size = size_bytes(content)
@@ -46,7 +58,9 @@ def unpack(content: RecordDict, *, max_bytes: int) -> tuple[dict[str, Any], dict
             f"the message has {size} bytes, more than {max_bytes}; raise federation.max_message_mb"
         )
     try:
-        envelope = json.loads(str(content["task"]["json"]), parse_constant=_refuse_constant)
+        envelope = json.loads(
+            str(content["task"]["json"]), parse_constant=_refuse_constant, parse_float=_finite, parse_int=_whole
+        )
         schema, task, listed = envelope["schema"], dict(envelope["task"]), dict(envelope["files"])
         arrays = dict(content["files"]) if "files" in content else {}
         expected = {str(name): (str(facts["sha256"]), int(facts["size"])) for name, facts in listed.items()}

@@ -37,11 +37,12 @@ def synthesise(request: Request) -> RecordDict:
 
     recipe = request.recipe
     use_threads(recipe)
-    checkpoint = request.checkpoint()
+    taken = request.checkpoint()
     private, skipped = private_images(request)
     pipe = load_pipeline(
-        str(checkpoint), device=recipe.run.device, dtype=recipe.run.dtype, scheduler=recipe.model.scheduler
+        str(taken.folder), device=recipe.run.device, dtype=recipe.run.dtype, scheduler=recipe.model.scheduler
     )
     synthetic, audit = make_synthetic(pipe, private, recipe, request.seed)
     audit = {**audit, "skipped": len(skipped)}
-    return pack({"audit": audit, "edge": request.node.edge}, {"set": pack_dataset(synthetic)})
+    facts = {"audit": audit, "edge": request.node.edge, "checkpoint_bytes": taken.cost()}
+    return pack(facts, {"set": pack_dataset(synthetic)})

@@ -18,7 +18,7 @@ def main(grid: Grid, context: Context) -> None:
 
     import torch
 
-    from fedkd.recipe import load_recipe, registry_dir, run_dir, save_recipe
+    from fedkd.recipe import check_registry_url, load_recipe, registry_dir, run_dir, save_recipe
     from server.exchange import first_line
     from server.rounds import Federation
 
@@ -32,7 +32,8 @@ def main(grid: Grid, context: Context) -> None:
     registry = registry_dir(recipe) if recipe.run.registry else run / "registry"
     torch.set_num_threads(recipe.run.threads)
     (run / "error.json").unlink(missing_ok=True)
-    federation = Federation(grid, recipe, run, registry)
+    url = check_registry_url(str(config.get("registry-url", "")), "run-config registry-url")
+    federation = Federation(grid, recipe, run, registry, registry_url=url)
     try:
         federation.go()
     except BaseException as error:

@@ -8,18 +8,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from datasets import Dataset, concatenate_datasets
+from safetensors import safe_open
 
-from fedkd.checkpoints.manifest import CheckpointError, Manifest
+from fedkd.checkpoints.derivation import CHAIN, derive_student
+from fedkd.checkpoints.lora_merge import LORA_NAME
+from fedkd.checkpoints.manifest import CheckpointError, Derivation, Manifest
 from fedkd.checkpoints.registry import Registry
 from fedkd.checkpoints.signing import key_claim, sign, signer_of
 from fedkd.data.packing import pack_dataset, unpack_dataset
 from fedkd.distillation.distil import distil
 from fedkd.distillation.pictures import draw_replay
-from fedkd.distillation.student import install_student
+from fedkd.distillation.student import install_student, is_full
 from fedkd.distillation.teachers import BASE
 from fedkd.evaluation.accuracy import evaluate
-from fedkd.models.adapter import check_adapter
+from fedkd.models.adapter import check_adapter, diffusers_lora_bytes
 from fedkd.models.pipeline import denoiser_of, load_pipeline, named_scheduler, resolve_model, save_pipeline
 from fedkd.recipe import Recipe, recipe_digest, with_sampling
 from server.state import RunState, seed_of
@@ -165,14 +169,21 @@ class Cloud:
         self._parent = None
         pipe, distilled = self.load(source), self.state.finished(number, "distil")
         assert distilled is not None
-        install_student(pipe, (self.state.round_folder(number) / "student.safetensors").read_bytes())
+        student = (self.state.round_folder(number) / "student.safetensors").read_bytes()
+        if is_full(student):
+            install_student(pipe, student)
         sampling: dict[str, Any] = distilled["sampling"]
-        changed = {"unet" if getattr(pipe, "unet", None) is not None else "transformer"}
+        component = "unet" if getattr(pipe, "unet", None) is not None else "transformer"
+        changed = {component, LORA_NAME}
         if sampling:
             pipe.scheduler = named_scheduler(sampling["scheduler"]).from_config(distilled["scheduler_config"])
             changed |= {"scheduler", "model_index.json"}
         save_pipeline(pipe, folder, dtype="float16")
         keep_unchanged(source, folder, changed)
+        derived: tuple[Derivation, ...] = ()
+        if not is_full(student):
+            lora = diffusers_lora_bytes(student, component, stored_dtype(source / component))
+            derived = derive_student(source, folder, lora, component)
         recipe = with_sampling(self.recipe, sampling)
         metrics = evaluate(
             load_pipeline(
@@ -196,6 +207,8 @@ class Cloud:
             licence=self.registry.manifest(parent).licence,
             base_model=self.recipe.model.path,
             sampling=sampling,
+            derived=(*derived, *self.registry.manifest(parent).derived)[:CHAIN],
+            edges=sorted(edge["name"] for edge in (self.state.finished(number, "finetune") or {}).get("edges", [])),
             sign=self.sign,
         )
         self.check_signer(manifest)
@@ -213,6 +226,12 @@ def keep_unchanged(parent: Path, child: Path, changed: set[str]) -> None:
         weights = inside.parts[0] in changed and inside.name != "config.json"
         if path.is_file() and not weights and (child / inside).is_file():
             shutil.copyfile(path, child / inside)
+
+
+def stored_dtype(folder: Path) -> torch.dtype:
+    """The type of a component's stored weights."""
+    with safe_open(next(iter(sorted(folder.glob("*.safetensors")))), framework="pt") as file:
+        return file.get_tensor(next(iter(file.keys()))).dtype
 
 
 def licence_of(folder: Path) -> str:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from flwr.serverapp import Grid
 
 from clients.payload import pack
+from fedkd.checkpoints.derivation import to_fetch
 from fedkd.checkpoints.manifest import MANIFEST_NAME, SIGNATURE_NAME, Manifest, check_name
 from fedkd.checkpoints.registry import Registry
 from fedkd.recipe import Recipe, to_yaml
 from server.cloud import Cloud
+from server.delivery import Shopfront, check_bytes, record
 from server.exchange import Check, Exchange, QuorumError, exchange, first_line, need_quorum
 from server.state import RunState, seed_of
 
@@ -38,12 +40,21 @@ class Federation:
     """One run: members, current checkpoint, and the phases that move it from round to round."""
 
     def __init__(
-        self, grid: Grid, recipe: Recipe, run: Path, registry: Path, *, wait_s: float = WAIT_S
+        self,
+        grid: Grid,
+        recipe: Recipe,
+        run: Path,
+        registry: Path,
+        *,
+        registry_url: str = "",
+        wait_s: float = WAIT_S,
     ) -> None:
         self.grid, self.recipe, self.run, self.wait_s = grid, recipe, run, wait_s
         self.recipe_text = to_yaml(recipe)
         self.state = RunState(run)
         self.registry = Registry(registry)
+        self.registry_url = registry_url or recipe.federation.registry_url  # empty: blobs go along in messages
+        self.shopfront = Shopfront(self.registry, self.registry_url)
         self.cloud = Cloud(recipe, self.state, self.registry)
         self.members: dict[str, Member] = {}
         self.current = ""  # reference of the published checkpoint, name:version
@@ -52,6 +63,7 @@ class Federation:
     def go(self) -> None:
         """Run every round that is not finished yet; QuorumError when too few nodes take part."""
         base = self.cloud.base()
+        self.shopfront.offer(base["checkpoint"], self.state.progress(0, "base"))
         self.current, self.metrics = base["checkpoint"], base["metrics"]
         for number in range(1, self.recipe.federation.rounds + 1):
             if self.state.finished(number, "redistribute") is None:
@@ -78,9 +90,16 @@ class Federation:
         if self.state.finished(number, "publish") is None:
             parent, metrics = self.current, self.metrics
             self.local(number, "publish", lambda: self.cloud.publish(number, parent, metrics))
+        self.offer(number)
         self.adopt(number)
         self.refresh(number, "redistribute")
         self.state.event("round_end", round=number)
+
+    def offer(self, number: int) -> None:
+        """Let nodes pull the round's student, also when the server was stopped before they could."""
+        published = self.state.finished(number, "publish")
+        assert published is not None
+        self.shopfront.offer(published["checkpoint"], self.state.progress(number, "publish"))
 
     # The phases, in order.
 
@@ -115,17 +134,18 @@ class Federation:
         self.keep(number, "describe", result)
 
     def refresh(self, number: int, phase: str) -> None:
-        """Send edges behind the published checkpoint what they lack; `redistribute` does so after a round."""
+        """Let edges behind the published checkpoint take what they lack; `redistribute` does so after a round."""
         manifest = self.registry.manifest(self.current)
         behind = [edge for edge in self.of_role("edge") if edge.digest != manifest.digest]
         requests = {edge.name: (edge.id, self.content(number, phase, edge, manifest)) for edge in behind}
 
-        def check(name: str, task: dict[str, Any], files: dict[str, bytes]) -> str:
+        def check(name: str, task: dict[str, Any], files: dict[str, bytes]) -> dict[str, int]:
             if task["digest"] != manifest.digest:
                 raise ValueError("it serves another checkpoint than the published one")
-            return manifest.digest
+            return check_bytes(task, manifest)
 
         result = self.ask(number, phase, "train.refresh", requests, check)
+        record(self.state, number, phase, self.registry_url, result.answers)
         for name in result.answers:
             self.members[name].digest = manifest.digest
             self.members[name].blobs |= {entry.sha256 for entry in manifest.files}
@@ -144,16 +164,20 @@ class Federation:
             user.name: (user.id, self.content(number, "synthesise", user, manifest)) for user in users
         }
         folder = self.state.round_folder(number) / "sets"
+        costs: dict[str, dict[str, int]] = {}
 
         def check(name: str, task: dict[str, Any], files: dict[str, bytes]) -> dict[str, Any]:
             self.cloud.accept_set(files["set"])
             audit = {str(key): value for key, value in dict(task["audit"]).items()}
             if not all(value is None or isinstance(value, int | float) for value in audit.values()):
                 raise ValueError("its audit holds something that is not a number")
+            cost = check_bytes(task, manifest)
             self.state.write_bytes(folder / f"{name}.parquet", files["set"])
+            costs[name] = cost
             return {"name": name, "edge": self.members[name].edge, **audit}
 
         result = self.ask(number, "synthesise", "train.synthesise", requests, check)
+        record(self.state, number, "synthesise", self.registry_url, costs)
         self.keep(number, "synthesise", result, users=list(result.answers.values()), quorum=True)
 
     def finetune(self, number: int) -> None:
@@ -223,7 +247,10 @@ class Federation:
         manifest: Manifest | None = None,
         files: dict[str, bytes] | None = None,
     ) -> Any:
-        """An instruction: recipe, seeds, and with a manifest its signature and the blobs that the member lacks."""
+        """An instruction: recipe, seeds, where to pull checkpoints from, and with a manifest its signature.
+
+        When there is nowhere to pull from, the blobs that the member lacks go along.
+        """
         task: dict[str, Any] = {
             "recipe": self.recipe_text,
             "run": str(self.run),
@@ -231,6 +258,8 @@ class Federation:
             "phase": phase,
             "evaluation_seed": self.cloud.evaluation_seed,
         }
+        if self.registry_url:
+            task["registry"] = self.registry_url
         files = dict(files or {})
         if files:
             task["sets"] = sorted(files)
@@ -241,9 +270,15 @@ class Federation:
             task["manifest"] = (source / MANIFEST_NAME).read_text(encoding="utf-8")
             if signature := self.registry.signature(manifest.reference):
                 files[SIGNATURE_NAME] = signature
-            lacking = {entry.sha256: entry for entry in manifest.files if entry.sha256 not in member.blobs}
-            files |= {digest: (source / entry.path).read_bytes() for digest, entry in lacking.items()}
+            if not self.registry_url:
+                lacking = (entry.sha256 for entry in to_fetch(self.mergeable(manifest), member.blobs))
+                files |= {sha256: self.registry.blobs.path(sha256).read_bytes() for sha256 in lacking}
         return pack(task, files)
+
+    def mergeable(self, manifest: Manifest) -> Manifest:
+        """The manifest without derivations whose LoRA file gc has removed here."""
+        here = self.registry.blobs.find
+        return replace(manifest, derived=tuple(each for each in manifest.derived if here(each.lora) is not None))
 
     def ask(
         self, number: int, phase: str, kind: str, requests: dict[str, tuple[int, Any]], check: Check

@@ -42,6 +42,7 @@ clientapp = "fedkd_run:client"
 recipe = ""
 overrides = ""
 out-dir = ""
+registry-url = ""
 """
 ENTRY = '''"""The installed fedkd as a Flower app."""
 
@@ -89,11 +90,13 @@ class Simulation:
         return "unknown"
 
 
-def environment(home: Path, recipe: Recipe) -> dict[str, str]:
-    """The child's environment: a home of its own, quiet, and offline where the recipe needs no hub."""
+def environment(home: Path, recipe: Recipe, token: str = "") -> dict[str, str]:
+    """The child's environment: a home of its own, quiet, offline where the recipe needs no hub, the nodes' token."""
     from fedkd.models.pipeline import resolve_model
 
     env = {**os.environ, **QUIET}
+    if token:
+        env["FEDKD_TOKEN"] = token  # what clients.blobs asks for
     caches = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
     env.setdefault("HF_HOME", str(caches / "huggingface"))
     env |= {"HOME": str(home), "FLWR_HOME": str(home / "flwr"), "RAY_TMPDIR": str(home), "TMPDIR": str(home)}
@@ -117,19 +120,23 @@ def free_ports(count: int) -> list[str]:
 
 
 @contextlib.contextmanager
-def simulation(recipe: Recipe, run: Path) -> Iterator[Simulation]:
-    """Start the federation of RUN/recipe.yaml under Flower's simulation; no process outlives the block."""
+def simulation(recipe: Recipe, run: Path, registry_url: str = "", token: str = "") -> Iterator[Simulation]:
+    """Start the federation of RUN/recipe.yaml under Flower's simulation; no process outlives the block.
+
+    Nodes pull checkpoints from `registry_url` (empty: as the recipe says) with the bearer `token`, which they get
+    through their environment and nothing else.
+    """
     home = Path(tempfile.mkdtemp(prefix="fedkd-"))
     try:
-        env = environment(home, recipe)
-        yield start(home, env, recipe, run)
+        env = environment(home, recipe, token)
+        yield start(home, env, recipe, run, registry_url)
     finally:
         with unhurried():
             sweep(home)
             shutil.rmtree(home, ignore_errors=True)
 
 
-def start(home: Path, env: dict[str, str], recipe: Recipe, run: Path) -> Simulation:
+def start(home: Path, env: dict[str, str], recipe: Recipe, run: Path, registry_url: str = "") -> Simulation:
     """Write the app folder and start `flwr run` in a session of its own."""
     app, log = home / "app", run / "flower.log"
     app.mkdir()
@@ -140,7 +147,7 @@ def start(home: Path, env: dict[str, str], recipe: Recipe, run: Path) -> Simulat
     resources = f"num-supernodes={nodes} client-resources-num-cpus=1"
     if recipe.run.device.startswith("cuda"):
         resources += f" client-resources-num-gpus={1 / nodes:.4f}"
-    config = f"recipe='{run / 'recipe.yaml'}' out-dir='{run}'"
+    config = f"recipe='{run / 'recipe.yaml'}' out-dir='{run}' registry-url='{registry_url}'"
     command = [*FLWR, "run", str(app), "--stream"]
     command += ["--federation-config", resources, "--run-config", config]
     with log.open("wb") as stream:

@@ -9,6 +9,7 @@ from fedkd import __version__
 from fedkd.checkpoints.manifest import CheckpointError
 from fedkd.checkpoints.registry import Registry
 from fedkd.recipe import Recipe
+from server.delivery import delivered
 from server.state import RunState
 
 PHASES = ("describe", "refresh", "synthesise", "finetune", "distil", "publish", "redistribute")
@@ -27,6 +28,7 @@ def round_report(state: RunState, number: int) -> dict[str, Any] | None:
     report: dict[str, Any] = {
         "round": number,
         "bytes": {way: sum(phase["bytes"][way] for phase in phases) for way in ("up", "down")},
+        "checkpoint_bytes": delivered(state, number),
         "phases": phases,
         "users": done.get("synthesise", {}).get("users", []),
         "edges": done.get("finetune", {}).get("edges", []),

@@ -137,3 +137,14 @@ def test_a_shipped_recipe_validates_and_opens_with_the_command_that_runs_it(path
 def test_fewer_steps_than_progressive_has_phases_are_refused() -> None:
     with pytest.raises(RecipeError, match=r"distillation\.steps=5 .* 6 phases; give at least 6"):
         load_recipe("quickstart", ["distillation.method=progressive", "distillation.steps=5"])
+
+
+@pytest.mark.parametrize("url", ["", "http://cloud:8766", "https://a.example/x", "s3://bucket/x", "file:///srv/a b"])
+def test_a_place_that_nodes_pull_from_is_a_url(url):
+    assert load_recipe("quickstart", [f"federation.registry_url='{url}'"]).federation.registry_url == url
+
+
+@pytest.mark.parametrize("url", ["runs/registry", "/srv/registry", "hf:owner/name", "file://here", "http://", "s3:x"])
+def test_a_place_that_nodes_cannot_pull_from_is_refused(url):
+    with pytest.raises(RecipeError, match=r"federation\.registry_url=.* is no place that nodes can pull from; give"):
+        load_recipe("quickstart", [f"federation.registry_url='{url}'"])

@@ -30,6 +30,11 @@ class BlobStore:
         """Where the blob with this digest lies or would lie."""
         return self.folder / sha256[:2] / sha256
 
+    def find(self, sha256: str) -> Path | None:
+        """Where the blob lies, if it does."""
+        path = self.path(sha256)
+        return path if path.is_file() else None
+
     def has(self, entry: FileEntry) -> bool:
         """Whether the blob is stored with the right size (its content is verified when it is used)."""
         path = self.path(entry.sha256)

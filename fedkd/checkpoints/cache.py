@@ -13,7 +13,8 @@ from filelock import FileLock
 from fedkd.checkpoints.blobs import BlobStore
 from fedkd.checkpoints.counters import CacheCounters, add_counts, read_counters
 from fedkd.checkpoints.eviction import Shelf
-from fedkd.checkpoints.flights import Fetch, Flight
+from fedkd.checkpoints.derivation import Fetch
+from fedkd.checkpoints.flights import Flight
 from fedkd.checkpoints.locks import waiting
 from fedkd.checkpoints.manifest import (
     MANIFEST_NAME,
@@ -176,7 +177,7 @@ class CheckpointCache:
         )
 
     def _complete(self, manifest: Manifest, text: str, signature: bytes, fetch: Fetch | None) -> int:
-        """Gather, fetch, check and name a model; the bytes that were fetched."""
+        """Gather, fetch, check and name a model; the bytes that came from outside."""
         flight = Flight(self.shelf.flight(manifest.digest), self.blobs, manifest)
         with self._store():
             lacking = flight.gather()
@@ -185,8 +186,7 @@ class CheckpointCache:
                 raise CheckpointError(f"blob {lacking[0].sha256[:12]} of '{lacking[0].path}' is missing or damaged")
             self.shelf.make_room(manifest, lacking, {self.digest}, self.max_bytes)
             flight.promise(lacking)
-        if fetch is not None:
-            flight.fetch(lacking, fetch)
+        fetched = flight.fetch(lacking, fetch) if fetch is not None else 0
         try:
             build = flight.build(text, signature, self.policy)
             with self._store():
@@ -197,7 +197,7 @@ class CheckpointCache:
             raise
         flight.discard()
         remember_sound(self.shelf.folder(manifest.digest), self.policy)
-        return sum(entry.size for entry in lacking)
+        return fetched
 
     def _whole(self, manifest: Manifest, text: str, signature: bytes) -> bool:
         """Whether the model lies here whole and trusted, with this manifest and signature."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from fedkd.checkpoints.blobs import BlobStore
+from fedkd.checkpoints.derivation import Fetch
 from fedkd.checkpoints.locks import waiting
 from fedkd.checkpoints.manifest import CheckpointError, FileEntry, Manifest
 from fedkd.checkpoints.remotes import Remote, open_remote, shown
@@ -67,7 +68,7 @@ class Fetcher:
             f"{entry.sha256[:12]} it should have; nothing was kept of it"
         )
 
-    def into(self, store: BlobStore, parts: Path, entry: FileEntry) -> None:
+    def into(self, store: BlobStore, parts: Path, bring: Fetch, entry: FileEntry) -> None:
         """Bring a blob into a store, unless another process does so at this moment: then wait for it."""
         lock = FileLock(parts / f"{entry.sha256}.lock", thread_local=False)
         parts.mkdir(parents=True, exist_ok=True)
@@ -76,7 +77,7 @@ class Fetcher:
                 self.tally.advance(entry.size, moved=False)
                 return
             part = parts / f"{entry.sha256}.part"
-            self(entry, part)
+            bring(entry, part)
             store.path(entry.sha256).parent.mkdir(parents=True, exist_ok=True)
             store.settle(part, entry.sha256, verified=True)
 

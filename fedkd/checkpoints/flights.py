@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from fedkd.checkpoints.blobs import BlobStore, flush
 from fedkd.checkpoints.contents import check_folder
+from fedkd.checkpoints.derivation import Deriver, Fetch, waves
 from fedkd.checkpoints.eviction import ROOM_NAME
 from fedkd.checkpoints.manifest import (
     MANIFEST_NAME,
@@ -22,7 +22,6 @@ from fedkd.checkpoints.manifest import (
 )
 from fedkd.checkpoints.signing import TrustPolicy, verify
 
-Fetch = Callable[[FileEntry, Path], None]  # writes the entry's content to the path, going on with what is there
 JOBS = 4
 
 
@@ -55,12 +54,16 @@ class Flight:
         """Tell other downloads how many bytes will still come."""
         (self.folder / ROOM_NAME).write_text(str(sum(entry.size for entry in lacking)), encoding="ascii")
 
-    def fetch(self, lacking: list[FileEntry], fetch: Fetch) -> None:
-        """Bring what lacks, several at once; CheckpointError when something else came than was named."""
+    def fetch(self, lacking: list[FileEntry], fetch: Fetch) -> int:
+        """Bring what lacks, several at once, and return the bytes that came from outside.
+
+        CheckpointError when something else came than was named.
+        """
+        derive = Deriver(self.manifest, self._find, fetch, self.folder)
 
         def bring(entry: FileEntry) -> None:
             part = self.folder / f"{entry.sha256}.part"
-            fetch(entry, part)
+            derive(entry, part)
             if part.stat().st_size != entry.size or file_digest(part) != entry.sha256:
                 part.unlink()
                 raise CheckpointError(
@@ -69,7 +72,14 @@ class Flight:
             os.replace(part, self.folder / entry.sha256)
 
         with ThreadPoolExecutor(JOBS) as pool:
-            list(pool.map(bring, lacking))
+            for wave in waves(self.manifest, lacking):
+                list(pool.map(bring, wave))
+        derive.clear()
+        return derive.fetched_bytes
+
+    def _find(self, sha256: str) -> Path | None:
+        own = self.folder / sha256
+        return own if own.is_file() else self.blobs.find(sha256)
 
     def build(self, text: str, signature: bytes, policy: TrustPolicy) -> Path:
         """The model's folder inside this one, checked by content and signature; CheckpointError when it is refused."""

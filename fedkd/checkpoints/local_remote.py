@@ -5,9 +5,10 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from fedkd.checkpoints.manifest import FileEntry, Manifest
+from fedkd.checkpoints.derivation import Deriver
+from fedkd.checkpoints.manifest import FileEntry, Gone, Manifest
 from fedkd.checkpoints.registry import Registry
-from fedkd.checkpoints.remotes import Count, Remote, disk_words
+from fedkd.checkpoints.remotes import Count, Remote, disk_words, gone
 
 
 class LocalRemote(Remote):
@@ -26,6 +27,24 @@ class LocalRemote(Remote):
         with disk_words(Path(self.root)):
             self.registry.blobs.put_file(source, entry)
         count(entry.size)
+
+    def make(self, manifest: Manifest, entry: FileEntry) -> bool:
+        """Make the blob there from its parent's weights and the LoRA file; False when that cannot be done."""
+        blobs, parts = self.registry.blobs, self.registry.root / "tmp" / "fetch"
+
+        def nowhere(entry: FileEntry, part: Path) -> None:
+            raise gone(self.url, entry)
+
+        part = blobs.part(entry.sha256)
+        try:
+            with disk_words(Path(self.root)):
+                Deriver(manifest, blobs.find, nowhere, parts)(entry, part)
+                blobs.settle(part, entry.sha256, verified=True)
+        except Gone:
+            return False
+        finally:
+            part.unlink(missing_ok=True)
+        return True
 
     def settle(self, manifest: Manifest, text: bytes, signature: bytes) -> None:
         """Build the version's folder from the blobs and give it its name in one step."""

@@ -23,6 +23,30 @@ class CheckpointError(ValueError):
     """A checkpoint, manifest or blob that is missing, damaged or not allowed."""
 
 
+class Gone(CheckpointError):
+    """A blob that a manifest names and that a store does not have."""
+
+
+@dataclass(frozen=True)
+class Derivation:
+    """How the content `sha256` is made: LoRA file `lora` (`lora_size` bytes) merged into the weights `base`.
+
+    Base and result have the same size. Whoever holds the base needs the LoRA file alone, and checks the result.
+    """
+
+    sha256: str
+    base: str
+    lora: str
+    lora_size: int
+
+    def __post_init__(self) -> None:
+        digests = (self.sha256, self.base, self.lora)
+        if not all(isinstance(digest, str) and _SHA256.fullmatch(digest) for digest in digests):
+            raise CheckpointError("manifest has a derivation with a malformed sha256")
+        if type(self.lora_size) is not int or self.lora_size < 0:
+            raise CheckpointError(f"manifest has a derivation from a LoRA file of size {self.lora_size}")
+
+
 @dataclass(frozen=True)
 class FileEntry:
     """One file of a checkpoint: POSIX path inside its folder, sha256 in hex, size in bytes."""
@@ -62,6 +86,7 @@ class Manifest:
     sampling: dict[str, Any] = field(default_factory=dict)  # how a few-step student is drawn; empty: as the base
     edges: tuple[str, ...] = ()  # names of the edges that taught it
     created: str = ""  # when it was published, ISO 8601 in UTC
+    derived: tuple[Derivation, ...] = ()  # contents that parent and LoRA file give, its parents' own included
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not isinstance(self.version, str):
@@ -73,6 +98,14 @@ class Manifest:
             raise CheckpointError(f"malformed {MANIFEST_NAME} of {self.reference}: a fact has the wrong type")
         if not isinstance(self.metrics, dict) or not isinstance(self.sampling, dict):
             raise CheckpointError(f"malformed {MANIFEST_NAME} of {self.reference}: metrics and sampling are tables")
+        if len({derivation.sha256 for derivation in self.derived}) != len(self.derived):
+            raise CheckpointError(f"malformed {MANIFEST_NAME} of {self.reference}: a content is derived twice")
+        bases = {derivation.sha256: derivation.base for derivation in self.derived}
+        for digest in bases:
+            for _ in bases:
+                digest = bases.get(digest, "")
+            if digest in bases:
+                raise CheckpointError(f"malformed {MANIFEST_NAME} of {self.reference}: a content is derived from itself")
         paths = {entry.path for entry in self.files}
         if len(paths) != len(self.files):
             raise CheckpointError(f"malformed {MANIFEST_NAME}: a file is named twice")
@@ -116,6 +149,7 @@ class Manifest:
             digest = facts.pop("digest", None)
             facts["files"] = tuple(FileEntry(**entry) for entry in facts["files"])
             facts["parents"], facts["edges"] = texts(facts["parents"]), texts(facts.get("edges", []))
+            facts["derived"] = tuple(Derivation(**each) for each in facts.get("derived", []))
             facts.pop("signature", None)  # manifests of fedkd 0.1 had one, always empty
             manifest = cls(**facts)
         except CheckpointError:

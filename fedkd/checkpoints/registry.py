@@ -18,6 +18,7 @@ from fedkd.checkpoints.manifest import (
     MANIFEST_NAME,
     SIGNATURE_NAME,
     CheckpointError,
+    Derivation,
     Manifest,
     check_name,
     check_version,
@@ -129,19 +130,20 @@ class Registry:
         base_model: str = "",
         sampling: dict[str, Any] | None = None,
         edges: Sequence[str] = (),
+        derived: Sequence[Derivation] = (),
         sign: Callable[[Path], object] | None = None,
     ) -> Manifest:
         """Publish a diffusers folder as the next version and point `alias` at it.
 
         Versions are v0 (a first one without parents), v1, v2, …; each appears under its name only when whole.
         Publishing the same content with the same parents, recipe and round again returns the version that exists.
-        `edges`: names of those that taught it. `sign(folder)` signs the finished folder before it gets its name.
+        `edges`: names of those that taught it. `derived`: which contents parents and LoRA files give. `sign(folder)` signs the finished folder before it gets its name.
         """
         check_alias(alias)
         files = scan_folder(folder)
         facts = (tuple(parents), recipe_digest, round, metrics or {}, licence, base_model, sampling or {}, tuple(edges))
         created = datetime.now(UTC).isoformat(timespec="seconds")
-        draft = Manifest(check_name(name), "v0", files, *facts, created)
+        draft = Manifest(check_name(name), "v0", files, *facts, created, tuple(derived))
         with self.locks.writing(), disk_words(self.root):
             for entry in files:
                 self.blobs.put_file(folder / entry.path, entry)

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from fedkd.checkpoints.manifest import MANIFEST_NAME, SIGNATURE_NAME, CheckpointError, FileEntry, Manifest
+from fedkd.checkpoints.derivation import chain
+from fedkd.checkpoints.lora_merge import LORA_NAME
+from fedkd.checkpoints.manifest import MANIFEST_NAME, SIGNATURE_NAME, CheckpointError, FileEntry, Gone, Manifest
 
 PIECE_BYTES = 8 << 20  # of a ranged read from a store that cannot stream
 TEXT_LIMIT_BYTES = 16 << 20  # no manifest, signature or name is larger
@@ -106,6 +108,14 @@ class Remote:
         """Upload a file's content; it appears under its name whole, or not at all."""
         self._put(lambda path: self._call("put_file", str(source), path), self._at(blob_path(entry.sha256)))
         count(entry.size)
+
+    def make(self, manifest: Manifest, entry: FileEntry) -> bool:
+        """Whether the blob can be left out, because its parent's weights and the LoRA files are there to make it."""
+        derivations = {each.sha256: each for each in manifest.derived}
+        bases = {each.base for each in manifest.derived}
+        held = {sha256 for sha256 in bases if self.has(FileEntry(entry.path, sha256, entry.size))}
+        steps = chain(derivations, entry.sha256, held)
+        return bool(steps) and all(self.has(FileEntry(LORA_NAME, step.lora, step.lora_size)) for step in steps or ())
 
     def put_text(self, path: str, data: bytes) -> None:
         """Write a small file, in place of the one that is there."""
@@ -210,9 +220,9 @@ def lost(url: str, error: BaseException) -> CheckpointError:
     return CheckpointError(f"{shown(url)} cannot be reached, or went away in mid-transfer: {reason}")
 
 
-def gone(url: str, entry: FileEntry) -> CheckpointError:
+def gone(url: str, entry: FileEntry) -> Gone:
     """A blob that a manifest names and the store does not have."""
-    return CheckpointError(f"{shown(url)} has no blob {entry.sha256[:12]} ('{entry.path}'); publish the version again")
+    return Gone(f"{shown(url)} has no blob {entry.sha256[:12]} ('{entry.path}'); publish the version again")
 
 
 def taken(url: str, manifest: Manifest) -> CheckpointError:

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fedkd.checkpoints.derivation import Deriver, waves
 from fedkd.checkpoints.fetching import Fetcher, Progress, Tally, distinct, side_by_side
 from fedkd.checkpoints.manifest import (
     MANIFEST_NAME,
@@ -53,7 +54,7 @@ def push(
 ) -> Moved:
     """Publish a version to the registry at `url`; it appears there when all its blobs do.
 
-    The aliases that point at it here point at it there afterwards. `samples` are pictures for the card that a
+    A LoRA student's weights are not sent where their parent's lie: the LoRA file is. The aliases that point at it here point at it there afterwards. `samples` are pictures for the card that a
     Hugging Face repository gets. CheckpointError when the version is unknown or damaged, the place is read-only,
     or has another version of that name.
     """
@@ -78,7 +79,16 @@ def push(
                 held = list(pool.map(remote.has, contents))
             lacking = [entry for entry, has in zip(contents, held, strict=True) if not has]
             tally = Tally(sum(entry.size for entry in lacking), progress)
-            side_by_side(jobs, tally, lacking, lambda entry: remote.put_blob(folder / entry.path, entry, tally.advance))
+
+            def put(entry: FileEntry) -> None:
+                if entry in derivable and remote.make(manifest, entry):
+                    tally.advance(entry.size, moved=False)
+                else:
+                    remote.put_blob(folder / entry.path, entry, tally.advance)
+
+            plain, derivable = waves(manifest, lacking)
+            for wave in (plain, derivable):
+                side_by_side(jobs, tally, wave, put)
             letters = 0 if there is not None else len(text) + len(signature)
             remote.settle(manifest, there or text, signature if there in (None, text) else b"")
             for alias in ALIASES:
@@ -139,7 +149,10 @@ def _into_registry(
         check_room(registry.root, lacking)
         fetch = Fetcher(remote, Tally(sum(entry.size for entry in lacking), progress))
         parts = registry.root / "tmp" / "fetch"
-        side_by_side(jobs, fetch.tally, lacking, partial(fetch.into, registry.blobs, parts))
+        derive = Deriver(found.manifest, registry.blobs.find, fetch, parts, partial(fetch.tally.advance, moved=False))
+        for wave in waves(found.manifest, lacking):
+            side_by_side(jobs, fetch.tally, wave, partial(fetch.into, registry.blobs, parts, derive))
+        derive.clear()
         check = partial(verify, policy=policy) if policy is not None else None
         text = found.text.decode()
         registry.install(text, signature=found.signature, alias=found.alias, check=check, verified=True)

@@ -111,7 +111,9 @@ def percent(value: float | None) -> str:
 
 
 def summarise(console: Console, report: dict[str, Any], split: dict[str, Any]) -> None:
-    """The closing table: base, edges and student on known and taught concepts; then what was served."""
+    """The closing table: base, edges and student on known and taught concepts; bytes moved; what was served."""
+    from fedkd.evaluation.report import checkpoint_words
+
     table = Table(title="prompt accuracy")
     for column in ("model", "all", "known", "taught"):
         table.add_column(column, justify="left" if column == "model" else "right")
@@ -122,6 +124,9 @@ def summarise(console: Console, report: dict[str, Any], split: dict[str, Any]) -
         if scores:
             table.add_row(name, *(percent(scores[key]) for key in ("accuracy", "known", "taught")))
     console.print(table)
+    for item in report["rounds"]:
+        if words := checkpoint_words(item.get("checkpoint_bytes")):
+            console.print(f"round {item['round']}: {words}", markup=False)
     equal = sum(image["bitwise_equal"] for image in split["images"])
     served = report["checkpoint"]
     console.print(

@@ -11,8 +11,12 @@ from fedkd.cli.bench import bench
 from fedkd.cli.checkpoints import checkpoints
 from fedkd.cli.distill import distill
 from fedkd.cli.generate import generate
+from fedkd.cli.keys import keys
 from fedkd.cli.pretrain import pretrain
+from fedkd.cli.publish import publish
+from fedkd.cli.pull import pull
 from fedkd.cli.recipes import recipes
+from fedkd.cli.registry import registry
 from fedkd.cli.serve import serve
 from fedkd.cli.simulate import simulate
 
@@ -31,7 +35,11 @@ HELP = """Federated distillation of Stable Diffusion, and split inference betwee
   fedkd distill --help               a few-step student from teachers of your own
   fedkd serve --help                 serve a checkpoint from an edge
   fedkd generate --help              draw a picture with that edge
-  fedkd checkpoints --help           the published versions of a model
+  fedkd checkpoints ls               the published versions of a model
+  fedkd publish --help               a version to a folder, a bucket or the Hugging Face Hub
+  fedkd pull --help                  a version from there, only what is missing
+  fedkd registry serve --help        a registry for edges on other machines
+  fedkd keys new --help              keys to sign with, and to trust
   fedkd bench federated              the student against FedAvg
 """
 
@@ -62,7 +70,9 @@ def main(
 main.__doc__ = HELP
 app.add_typer(recipes, name="recipes")
 app.add_typer(checkpoints, name="checkpoints")
-for verb in (simulate, distill, generate, serve, bench, pretrain):
+app.add_typer(registry, name="registry")
+app.add_typer(keys, name="keys")
+for verb in (simulate, distill, generate, serve, publish, pull, bench, pretrain):
     app.command(verb.__name__)(verb)
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -43,9 +45,7 @@ def simulate(
 
 def guard_with(hint: list[str]) -> Any:
     """`guard` whose advice after Ctrl-C may still change while it is open; SIGTERM counts as Ctrl-C."""
-    import contextlib
     import signal
-    from collections.abc import Iterator
 
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
@@ -98,15 +98,23 @@ def anchored(recipe: Recipe) -> Recipe:
     """The recipe with absolute paths: Flower's processes work in folders of their own."""
     import dataclasses
 
+    def whole(path: str) -> str:
+        return str(Path(path).expanduser().resolve()) if path else ""
+
     def absolute(path: str) -> str:
-        return str(Path(path).expanduser().resolve()) if path and Path(path).expanduser().exists() else path
+        return whole(path) if path and Path(path).expanduser().exists() else path
 
     data = dataclasses.replace(recipe.data, path=absolute(recipe.data.path), source=absolute_source(recipe.data.source))
-    registry = str(Path(recipe.run.registry).expanduser().resolve()) if recipe.run.registry else ""
-    run = dataclasses.replace(recipe.run, out=str(Path(recipe.run.out).expanduser().resolve()), registry=registry)
+    run = dataclasses.replace(
+        recipe.run,
+        out=str(Path(recipe.run.out).expanduser().resolve()),
+        registry=whole(recipe.run.registry),
+        signing_key=whole(recipe.run.signing_key),
+    )
+    serving = dataclasses.replace(recipe.serving, trusted_keys=[whole(key) for key in recipe.serving.trusted_keys])
     shipped = recipe.model.path == recipe.model.name or not Path(recipe.model.path).expanduser().is_dir()
     model = recipe.model if shipped else dataclasses.replace(recipe.model, path=absolute(recipe.model.path))
-    return dataclasses.replace(recipe, data=data, run=run, model=model)
+    return dataclasses.replace(recipe, data=data, run=run, model=model, serving=serving)
 
 
 def absolute_source(source: str) -> str:
@@ -170,7 +178,7 @@ def carry_out(recipe: Recipe, run: Path, *, resume: bool) -> int:
     try:
         with RunView(console, run, resume=resume) as view:
             if state.finished(recipe.federation.rounds, "redistribute") is None:
-                with simulation(recipe, run) as flower:
+                with registry_for(recipe, registry) as (url, token), simulation(recipe, run, url, token) as flower:
                     while flower.running():
                         view.update()
                         time.sleep(0.2)
@@ -205,6 +213,22 @@ def carry_out(recipe: Recipe, run: Path, *, resume: bool) -> int:
         typer.echo("error: a split picture differs from the unsplit pipeline; see the report", err=True)
         return DEFECT
     return 0
+
+
+@contextlib.contextmanager
+def registry_for(recipe: Recipe, root: Path) -> Iterator[tuple[str, str]]:
+    """(URL, token) where the run's nodes pull checkpoints; served here on loopback unless the recipe names a place."""
+    if recipe.federation.registry_url:
+        yield "", ""
+        return
+    import secrets
+
+    from fedkd.serving.background import in_background
+    from fedkd.serving.registry_http import create_registry_app
+
+    token = secrets.token_urlsafe(32)
+    with in_background(create_registry_app(root, token)) as url:
+        yield url, token
 
 
 def published(report: dict[str, Any], run: Path, registry: Path, state: Any) -> dict[str, tuple[str, dict[str, Any]]]:

@@ -20,6 +20,7 @@ from fedkd.evaluation.templates.style import STYLE
 MIME = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp"}
 HIDDEN = "(hidden)"
 SCORES = ("accuracy", "known", "taught")
+COST = "checkpoint_bytes"
 
 
 def write_report(
@@ -54,6 +55,7 @@ def render(report: Mapping[str, Any], out_dir: Path) -> str:
             losses=[(title, Markup(chart)) for title, chart in _loss_charts(report, rounds) if chart],
             left_out=_left_out(rounds),
             totals=_totals(rounds),
+            deliveries=[(item.get("round"), words) for item in rounds if (words := checkpoint_words(item.get(COST)))],
             recipe_text=recipe_text(report.get("recipe")),
         )
     )
@@ -216,8 +218,27 @@ def _left_out(rounds: list[Mapping[str, Any]]) -> list[tuple[Any, Any, Any, Any]
     ]
 
 
+def checkpoint_words(cost: Any) -> str:
+    """What a round's checkpoints to nodes cost, of what full models would have; '' when no node took one."""
+    if not isinstance(cost, Mapping) or not cost.get("models"):
+        return ""
+    models, nodes = cost["models"], cost["nodes"]
+    via = {"registry": ", pulled from the registry", "messages": ", in Flower's messages"}.get(str(cost.get("via")), "")
+    return (
+        f"checkpoints to nodes: {size(cost['moved'])} moved of {size(cost['full'])} "
+        f"({nodes} node{'s' if nodes != 1 else ''}, {models} × {size(cost['full'] / models)}), "
+        f"{_small_percent(cost['share'])}{via}"
+    )
+
+
+def _small_percent(share: float) -> str:
+    """A share as a percentage, small ones with a digit more."""
+    return percent(share) if share >= 0.1 or share == 0 else f"{100 * share:.2g}%"
+
+
 def _totals(rounds: list[Mapping[str, Any]]) -> dict[str, float]:
-    return {way: sum((item.get("bytes") or {}).get(way) or 0 for item in rounds) for way in ("up", "down")}
+    wanted = {"up": "bytes", "down": "bytes", "moved": COST, "full": COST}
+    return {key: sum((item.get(part) or {}).get(key) or 0 for item in rounds) for key, part in wanted.items()}
 
 
 def recipe_text(recipe: Any) -> str:

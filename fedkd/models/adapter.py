@@ -186,14 +186,14 @@ def merge_adapter(pipe: DiffusionPipeline, data: bytes) -> None:
     remove_adapters(denoiser)
 
 
-def diffusers_lora_bytes(data: bytes, component: str = "unet") -> bytes:
+def diffusers_lora_bytes(data: bytes, component: str = "unet", dtype: torch.dtype | None = None) -> bytes:
     """The same adapter in diffusers' own LoRA file form (`pytorch_lora_weights.safetensors`).
 
-    `component` is the pipeline's name for the denoiser: unet, or transformer (SD3).
+    `component` is the pipeline's name for the denoiser: unet, or transformer (SD3). Weights are cast to `dtype`.
     """
     lora = adapter_config(data)
     # The file form has no alpha of its own: without one diffusers takes alpha = rank, so fold the scale in.
     scale = lora["lora_alpha"] / lora["r"]
     weights = check_adapter(data).items()
     tensors = {f"{component}.{key}": value * scale if ".lora_B." in key else value for key, value in weights}
-    return save(tensors, metadata={"format": "pt"})
+    return save({key: value.to(dtype or value.dtype) for key, value in tensors.items()}, metadata={"format": "pt"})

@@ -12,7 +12,7 @@ from fedkd.recipe.loading import (
     to_yaml,
     with_sampling,
 )
-from fedkd.recipe.rules import CHOICES, RANGES, RecipeError, nearest
+from fedkd.recipe.rules import CHOICES, RANGES, RecipeError, check_registry_url, nearest
 from fedkd.recipe.sections import (
     AdversarialConfig,
     ConsistencyConfig,
@@ -45,6 +45,7 @@ __all__ = [
     "RecipeError",
     "SynthesisConfig",
     "TeacherConfig",
+    "check_registry_url",
     "find_recipe",
     "load_recipe",
     "nearest",

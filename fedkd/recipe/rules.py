@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 
 from omegaconf import OmegaConf
 
@@ -81,6 +82,19 @@ def nearest(word: str, known: list[str] | tuple[str, ...]) -> str:
     return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(sorted(known))}"
 
 
+REGISTRY_URL = re.compile(r"(https?|s3)://[^/\s]\S*|file:///.+")
+
+
+def check_registry_url(url: str, field: str = "federation.registry_url") -> str:
+    """The URL as it is (empty: none); RecipeError that names `field` when nodes could not pull from it."""
+    if url and not REGISTRY_URL.fullmatch(url):
+        raise RecipeError(
+            f"{field}={url!r} is no place that nodes can pull from; give http://HOST:PORT of `fedkd registry serve`, "
+            "https://HOST, s3://BUCKET/PATH or file:///PATH"
+        )
+    return url
+
+
 def check_values(recipe: Recipe) -> None:
     """Raise RecipeError that names the first field whose value is not allowed, and what is."""
     config = OmegaConf.structured(recipe)
@@ -94,6 +108,7 @@ def check_values(recipe: Recipe) -> None:
         if not low <= value <= high:
             raise RecipeError(f"{dotted}={value} is out of range; give a value from {low:g} to {high:g}")
     _check_distillation(recipe)
+    check_registry_url(recipe.federation.registry_url)
     if recipe.data.source == "folder" and not recipe.data.path:
         raise RecipeError("data.path is empty; data.source=folder needs data.path=/your/pictures")
     if recipe.federation.users < recipe.federation.edges:

@@ -55,6 +55,7 @@ class FederationConfig:
     quorum: float = 0.5  # share of the nodes asked in a phase that must answer well
     phase_timeout_s: float = 600.0
     max_message_mb: float = 256.0
+    registry_url: str = ""  # http(s)://, s3:// or file:///: nodes pull here; empty: simulate serves, else in messages
 
 
 @dataclass

@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 from fedkd import __version__
 from fedkd.cli.main import app
 
-VERBS = ("simulate", "distill", "generate", "serve", "bench", "pretrain", "recipes")
+VERBS = ("simulate", "distill", "generate", "serve", "bench", "pretrain", "recipes",
+         "checkpoints", "publish", "pull", "registry", "keys")  # fmt: skip
 RUN = [sys.executable, "-c", "from fedkd.cli.main import app; app(prog_name='fedkd')"]
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ("torch", "diffusers", "transformers", "datasets", "flwr", "ray", "fastapi", "omegaconf")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,9 @@ from clients.node import Node, NodeError, Request, describe, node_of
 from clients.payload import unpack
 from fedkd.checkpoints.manifest import SIGNATURE_NAME, CheckpointError, Manifest
 from fedkd.checkpoints.signing import TrustPolicy, generate_keys
-from fedkd.recipe import Recipe
+from fedkd.recipe import Recipe, RecipeError
 from tests.checkpoints.published import Source
+from tests.checkpoints.web import registry_at
 
 
 def context(**config: str | int | float | bool) -> Context:
@@ -27,6 +29,12 @@ def instruction(node: Node, source: Source, manifest: Manifest, *, lacking: set[
     if signature := source.registry.signature(manifest.reference):
         files[SIGNATURE_NAME] = signature
     return Request(Recipe(), node, {"manifest": source.text(manifest)}, files)
+
+
+def pulling(node: Node, source: Source, manifest: Manifest, url: str) -> Request:
+    """What the server sends when nodes pull: the manifest, its signature, and where the blobs are."""
+    bare = instruction(node, source, manifest, lacking=set())
+    return Request(Recipe(), node, {**bare.task, "registry": url}, bare.files)
 
 
 def answered(content: RecordDict) -> dict[str, object]:
@@ -88,6 +96,54 @@ def test_a_damaged_edge_says_so_and_is_mended_by_the_next_refresh(edge: Node, so
 def test_a_blob_that_was_not_sent_is_named(edge: Node, source: Source) -> None:
     with pytest.raises(CheckpointError, match="is not here and was not sent"):
         refresh(instruction(edge, source, source.publish("one"), lacking=set()))
+
+
+def test_an_edge_pulls_what_it_lacks_and_tells_what_that_cost(tmp_path: Path, source: Source, edge: Node) -> None:
+    one, two = source.publish("one"), source.publish("two")
+    costs = []
+    with registry_at(source.registry.root) as (url, requests):
+        for manifest in (one, two, two):
+            answer = answered(refresh(pulling(edge, source, manifest, url)))
+            assert answer["digest"] == manifest.digest
+            costs.append(answer["checkpoint_bytes"])
+    new = sum(size for sha256, size in two.blobs.items() if sha256 not in one.blobs)
+    assert costs[0] == {"fetched": one.size_bytes, "saved": 0, "full": one.size_bytes}
+    assert costs[1] == {"fetched": new, "saved": two.size_bytes - new, "full": two.size_bytes}
+    assert costs[2] == {"fetched": 0, "saved": 0, "full": 0}
+    assert len(requests.blobs) == len({*one.blobs, *two.blobs})
+
+
+def test_a_pull_that_fails_costs_an_edge_nothing_that_it_has(edge: Node, source: Source, tmp_path: Path) -> None:
+    one, two = source.publish("one"), source.publish("two")
+    refresh(instruction(edge, source, one))
+    with registry_at(source.registry.root, "secret") as (url, _), pytest.raises(CheckpointError, match="the token"):
+        refresh(pulling(edge, source, two, url))
+    with pytest.raises(CheckpointError, match="cannot be reached"):
+        refresh(pulling(edge, source, two, url))
+    with pytest.raises(RecipeError, match=r"registry='ftp://x' is no place"):
+        refresh(pulling(edge, source, two, "ftp://x"))
+    assert edge.cache.path().name == edge.cache.digest == one.digest
+
+
+def test_a_damaged_blob_is_pulled_again_when_the_checkpoint_is_used(edge: Node, source: Source) -> None:
+    one = source.publish("one")
+    refresh(instruction(edge, source, one))
+    blob = edge.cache.blobs.path(one.files[-1].sha256)
+    blob.chmod(0o644)
+    blob.write_bytes(b"x")
+    with registry_at(source.registry.root) as (url, _), pulling(edge, source, one, url).cache.lease() as folder:
+        assert folder.name == one.digest == edge.cache.sound_digest()
+
+
+def test_a_node_pulls_from_the_place_of_its_own_configuration(edge: Node, source: Source) -> None:
+    one = source.publish("one")
+    own = replace(edge, registry=source.registry.root.as_uri())
+    refresh(pulling(own, source, one, "http://127.0.0.1:1"))
+    assert edge.cache.digest == one.digest
+    configured = node_of(context(role="edge", registry="https://mirror.example"), Recipe(), "")
+    assert configured.registry == "https://mirror.example"
+    with pytest.raises(RecipeError, match="node-config registry='mirror' is no place"):
+        node_of(context(role="edge", registry="mirror"), Recipe(), "")
 
 
 def test_in_a_simulation_the_recipe_says_whom_nodes_trust(tmp_path: Path) -> None:

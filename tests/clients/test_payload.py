@@ -36,6 +36,13 @@ def test_numbers_that_are_not_finite_are_neither_sent_nor_accepted() -> None:
         unpack(RecordDict({"task": ConfigRecord({"json": text})}), max_bytes=1000)
 
 
+@pytest.mark.parametrize("number", ["1e999", "-1e999", "9" * 400])
+def test_numbers_that_no_report_can_hold_are_refused(number: str) -> None:
+    text = f'{{"schema": 1, "task": {{"audit": {number}}}, "files": {{}}}}'
+    with pytest.raises(PayloadError, match=r"not a finite number|whole number of 400 digits"):
+        unpack(RecordDict({"task": ConfigRecord({"json": text})}), max_bytes=1000)
+
+
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema": 1}', '{"schema": 2, "task": {}, "files": {}}'])
 def test_garbage_is_refused(text: str) -> None:
     with pytest.raises(PayloadError):

@@ -9,7 +9,7 @@ from PIL import Image
 
 from fedkd.evaluation.charts import bar_chart, line_chart
 from fedkd.evaluation.contact_sheet import contact_sheet
-from fedkd.evaluation.report import duration, energy, size, write_report
+from fedkd.evaluation.report import checkpoint_words, duration, energy, size, write_report
 
 SEVEN = "a red seven on a <b>blue</b> & \"plain\" 'background'"
 
@@ -152,6 +152,26 @@ def test_the_figures_are_on_the_page(run, out):
     text, _ = page_of(run, out)
     for figure in ("10% → 85%", "90% → 88%", "1.5 MB up", "7 min 1 s", "12.5 s", "3 of 4", "0.031", "3.4 mJ"):
         assert figure in text, figure
+
+
+def test_bytes_moved_stand_against_bytes_of_full_models_for_each_round(run, out):
+    cost = {"moved": 1_200_000, "full": 31_200_000, "models": 3, "nodes": 3, "share": 1.2 / 31.2, "via": "registry"}
+    run["rounds"][0]["checkpoint_bytes"] = cost
+    text, _ = page_of(run, out)
+    words = "checkpoints to nodes: 1.2 MB moved of 31.2 MB (3 nodes, 3 × 10.4 MB), 3.8%, pulled from the registry"
+    assert f"Round 1: {words}." in text and "1.2 MB of 31.2 MB" in text
+    assert json.loads((out / "report.json").read_text())["rounds"][0]["checkpoint_bytes"] == cost
+
+
+@pytest.mark.parametrize("cost", [None, {}, {"moved": 0, "full": 0, "models": 0, "nodes": 0, "share": None}])
+def test_a_round_in_which_no_node_took_a_checkpoint_says_nothing(run, out, cost):
+    run["rounds"][0]["checkpoint_bytes"] = cost
+    assert checkpoint_words(cost) == "" and "Checkpoints to nodes" not in page_of(run, out)[0]
+
+
+def test_a_checkpoint_that_one_node_had_all_parts_of_is_plain_too():
+    cost = {"moved": 0, "full": 5000, "models": 1, "nodes": 1, "share": 0.0, "via": "messages"}
+    assert checkpoint_words(cost).endswith("0 B moved of 5 kB (1 node, 1 × 5 kB), 0%, in Flower's messages")
 
 
 def test_captions_and_reasons_are_escaped(run, out):

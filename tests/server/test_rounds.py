@@ -70,11 +70,11 @@ def test_two_rounds_publish_two_students_and_every_edge_serves_the_last(undistur
         assert current == registry.manifest("tiny").digest
 
 
-def test_a_student_shares_everything_but_the_denoiser_with_its_parent(undisturbed: Done) -> None:
+def test_a_student_shares_everything_but_the_denoiser_and_its_adapter_with_its_parent(undisturbed: Done) -> None:
     registry = Registry(undisturbed.run / "registry")
     one, two = registry.manifest("tiny:v1"), registry.manifest("tiny:v2")
     changed = {e.path for e in two.files} - {e.path for e in two.files if e in one.files}
-    assert changed == {"unet/diffusion_pytorch_model.safetensors"}
+    assert changed == {"unet/diffusion_pytorch_model.safetensors", "pytorch_lora_weights.safetensors"}
 
 
 def test_a_published_student_opens_in_plain_diffusers(undisturbed: Done) -> None:

@@ -46,6 +46,12 @@ def test_a_run_ends_with_a_report_and_no_process(tiny_folder: Path, tmp_path: Pa
     assert report["split"]["bitwise_equal"] and len(report["split"]["images"]) == 2
     assert report["checkpoint"]["version"] == "v1" and report["wall_seconds"] > 0
     assert (run / "report.html").stat().st_size > 1000
+    cost = report["rounds"][0]["checkpoint_bytes"]  # an edge takes base and student, two users the base
+    assert cost["via"] == "registry" and (cost["models"], cost["nodes"]) == (4, 3) and 0 < cost["moved"] < cost["full"]
+    assert "checkpoints to nodes: " in done.stdout + done.stderr
+    down = {phase["name"]: phase["bytes"]["down"] for phase in report["rounds"][0]["phases"]}
+    assert down["refresh"] + down["synthesise"] + down["redistribute"] < cost["moved"] / 10
+    assert "registry_url: ''" in (run / "recipe.yaml").read_text()
     assert all((run / image["picture"]).is_file() for image in report["split"]["images"])
     assert processes_of_runs() <= before
     again = call("--resume", str(run), cwd=tmp_path)  # nothing left to federate: only shown again

@@ -12,6 +12,7 @@ from fedkd.cli.benchmarks.result import Result, Table, at_least, at_most
 KILLS, QUICK_KILLS = 520, 20
 SECOND_BOUND, CURL_BOUND = 3.0, 0.7
 TOKEN = "benchmark"
+TINY_RANK, RANK = 2, 64  # the largest of our recipes for Stable Diffusion
 SHIPPED_MODEL = Path(__file__).resolve().parents[3] / "checkpoints" / "tiny-sd"
 
 
@@ -19,6 +20,7 @@ def run(request: Request) -> Result:
     """Faults first, then bytes, throughput and many pulls at once; `kills=N` as override sets their number."""
     from fedkd.cli.benchmarks import registry_transfer as transfer
     from fedkd.cli.benchmarks.registry_faults import Site
+    from fedkd.cli.benchmarks.registry_student import base_and_student, stable_diffusion
     from fedkd.cli.benchmarks.registry_trials import Trials, rows
 
     kills = wanted(request)
@@ -31,7 +33,14 @@ def run(request: Request) -> Result:
             really_full = trials.full_disks(max(6, kills // 10))
             trials.damaged_blobs(max(6, kills // 20))
         request.say(trials.total())
-        moved, notes = transfer.bytes_moved(SHIPPED_MODEL, folder, TOKEN)
+        tiny, notes = transfer.bytes_moved(base_and_student(SHIPPED_MODEL, folder / "tiny", TINY_RANK), folder, TOKEN)
+        moved: dict[str, tuple[int, int]] = {}
+        if not request.quick:
+            request.say("two versions of Stable Diffusion 1.5's size")
+            large = base_and_student(stable_diffusion(folder / "sd15"), folder / "large", RANK)
+            moved, _ = transfer.bytes_moved(large, folder, TOKEN, bucket=False)  # too slow a bucket for gigabytes
+            for used in (large.root, folder / "sd15"):
+                shutil.rmtree(used)
         speeds = transfer.throughput(
             folder, TOKEN, (128 if request.quick else 256) * 2**20, repeats=3 if request.quick else 5
         )
@@ -43,11 +52,16 @@ def run(request: Request) -> Result:
     faults = dict(rows(trials))
     columns = list(next(iter(faults.values())))
     result.tables.append(Table("Faults, and what came of them", columns, faults, plain=True, digits=0))
-    sizes = {place: {"first": [one / 1e6], "second": [two / 1e6]} for place, (one, two) in moved.items()}
+    both = {f"tiny-sd, rank {TINY_RANK}": tiny, f"Stable Diffusion 1.5's size, rank {RANK}": moved}
+    sizes = {
+        f"{model}, {place}": {"first": [one / 1e6], "second": [two / 1e6], "share %": [100 * two / one]}
+        for model, places in both.items()
+        for place, (one, two) in places.items()
+    }
     result.tables.append(
         Table(
             "Megabytes that two versions move which differ in the LoRA",
-            ["first", "second"],
+            ["first", "second", "share %"],
             sizes,
             plain=True,
             digits=3,
@@ -68,7 +82,7 @@ def run(request: Request) -> Result:
                 100 * two / one,
                 SECOND_BOUND,
             )
-            for place, (one, two) in moved.items()
+            for place, (one, two) in (tiny | moved).items()
         ),
         at_least("throughput of pull over loopback HTTP (share of curl's)", transfer.share_of_curl(speeds), CURL_BOUND),
         at_most("transfers of a model that one edge pulls 32 times at once", transfers, 1.01),

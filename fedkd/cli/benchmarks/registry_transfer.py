@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import shutil
 import statistics
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
@@ -18,17 +20,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fedkd.cli.benchmarks.registry_faults import NAME
 from fedkd.cli.benchmarks.registry_ledger import make_model
+from fedkd.cli.benchmarks.registry_student import NAME
 
 if TYPE_CHECKING:
     from fedkd.checkpoints.registry import Registry
 
-ATTENTION = ("to_q.weight", "to_k.weight", "to_v.weight", "to_out.0.weight")
-LORA_RANK = 4
 START_S = 60.0
 PULLS, PROCESSES = 32, 4
-BUCKET = "checkpoints"
 SERVER = """
 import json, sys, uvicorn
 from fedkd.serving.registry_http import create_registry_app
@@ -68,55 +67,31 @@ def served(root: Path, token: str) -> Iterator[str]:
         process.wait()
 
 
-def with_lora(source: Path, folder: Path, seed: int) -> Path:
-    """A copy of a diffusers folder with LoRA weights of rank 4 for its UNet's attention, random by `seed`."""
-    from safetensors import safe_open
-    from safetensors.numpy import save
-
-    shutil.copytree(source, folder, dirs_exist_ok=True)
-    dice, lora = np.random.default_rng(seed), {}
-    with safe_open(next((folder / "unet").glob("*.safetensors")), "np") as weights:
-        for name in weights.keys():  # noqa: SIM118 (no mapping)
-            if name.endswith(ATTENTION):
-                rows, columns = weights.get_slice(name).get_shape()
-                stem = f"unet.{name.removesuffix('.weight')}"
-                lora[f"{stem}.lora_A.weight"] = dice.standard_normal((LORA_RANK, columns)).astype(np.float16)
-                lora[f"{stem}.lora_B.weight"] = dice.standard_normal((rows, LORA_RANK)).astype(np.float16)
-    (folder / "pytorch_lora_weights.safetensors").write_bytes(save(lora))
-    return folder
-
-
-def two_versions(source: Path, folder: Path) -> Registry:
-    """A registry with v0, and v1 in which only the UNet's LoRA changed."""
-    from fedkd.checkpoints.registry import Registry
-
-    registry = Registry(folder / "versions-of-one-model")
-    registry.publish(with_lora(source, folder / "with-lora", 0), name=NAME)
-    registry.publish(with_lora(source, folder / "with-lora", 1), name=NAME, parents=[f"{NAME}:v0"])
-    return registry
-
-
-def bytes_moved(source: Path, folder: Path, token: str) -> tuple[dict[str, tuple[int, int]], list[str]]:
-    """{place: (bytes moved for the first version, for the second)}, and what could not be tried."""
+def bytes_moved(
+    registry: Registry, folder: Path, token: str, *, bucket: bool = True
+) -> tuple[dict[str, tuple[int, int]], list[str]]:
+    """{place: (bytes moved for `registry`'s v0, then for v1)}, and what could not be tried."""
     from fedkd.checkpoints.registry import Registry
     from fedkd.checkpoints.transfer import pull, push
 
-    registry, found, notes = two_versions(source, folder), {}, []
+    found, notes = dict[str, tuple[int, int]](), list[str]()
 
     def pushed(url: str) -> tuple[int, int]:
         first, second = (push(registry, f"{NAME}:{version}", url).bytes_moved for version in ("v0", "v1"))
         return first, second
 
     found["file"] = pushed(str(folder / "elsewhere"))
-    with object_store() as url:
+    with object_store() if bucket else contextlib.nullcontext("") as url:
         if url:
             found["s3"] = pushed(url)
-        else:
-            notes.append("s3 was left out: it wants `pip install 'moto[server]' s3fs`")
+        elif bucket:
+            notes.append("s3 was left out: it wants `pip install 'moto[s3]' flask flask-cors s3fs`")
     with served(registry.root, token) as url:
         mirror = Registry(folder / "over-http")
         first, second = (pull(f"{NAME}:{version}", url, mirror, token=token).bytes_moved for version in ("v0", "v1"))
         found["http"] = (first, second)
+    for used in (mirror.root, folder / "elsewhere"):
+        shutil.rmtree(used)
     return found, notes
 
 
@@ -125,20 +100,23 @@ def object_store() -> Iterator[str]:
     """An S3 of moto's on loopback; yields the URL of a bucket, empty when the libraries are not there."""
     try:
         import boto3
-        import s3fs  # noqa: F401
+        import s3fs
         from moto.server import ThreadedMotoServer
     except ImportError:
         yield ""
         return
     settings = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
+    s3fs.S3FileSystem.clear_instance_cache()  # an earlier one would go to an earlier server
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
     before = {name: os.environ.get(name) for name in (*settings, "AWS_ENDPOINT_URL")}
     os.environ |= {**settings, "AWS_ENDPOINT_URL": f"http://{host}:{port}"}
     try:
-        boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"]).create_bucket(Bucket=BUCKET)
-        yield f"s3://{BUCKET}/registry"
+        bucket = uuid.uuid4().hex  # moto keeps what it holds as long as the process lives
+        boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"]).create_bucket(Bucket=bucket)
+        yield f"s3://{bucket}/registry"
     finally:
         server.stop()
         for name, value in before.items():

@@ -37,7 +37,8 @@ PAGE = """\
 <div class="card {{ 'good' if r.split.bitwise_equal else 'bad' }}"><b>{{ "bit for bit" if r.split.bitwise_equal else "not equal" }}</b><span>split pictures against the unsplit pipeline</span></div>
 {% endif %}
 {% if rounds %}
-<div class="card"><b>{{ totals.up | size }} up, {{ totals.down | size }} down</b><span>between nodes and cloud in {{ rounds | length }} round{{ "s" if rounds | length != 1 }}</span></div>
+<div class="card"><b>{{ totals.up | size }} up, {{ totals.down | size }} down</b><span>in messages between nodes and cloud in {{ rounds | length }} round{{ "s" if rounds | length != 1 }}</span></div>
+{% if totals.full %}<div class="card"><b>{{ totals.moved | size }} of {{ totals.full | size }}</b><span>moved to give nodes their checkpoints, of the bytes of full models</span></div>{% endif %}
 {% endif %}
 {% if r.wall_seconds is defined %}<div class="card"><b>{{ r.wall_seconds | duration }}</b><span>wall time</span></div>{% endif %}
 {% if r.checkpoint %}<div class="card"><b>{{ r.checkpoint.name }}:{{ r.checkpoint.version }}</b><span>published checkpoint</span></div>{% endif %}
@@ -125,6 +126,15 @@ PAGE = """\
 <tr class="strong"><th></th><td class="words">round {{ item.round }} in all{% if item.student and item.student.published_as %}, published as {{ item.student.published_as }}{% endif %}</td><td>{{ (item.phases or []) | map(attribute="seconds", default=0) | sum | duration }}</td><td>{{ (item.bytes or {}).up | size }}</td><td>{{ (item.bytes or {}).down | size }}</td><td></td></tr>
 {% endfor %}
 </tbody></table></div>
+{% if deliveries %}
+<h3>Checkpoints to nodes</h3>
+<p>Nodes fetch only what they lack of a new checkpoint. The bytes that moved, of the bytes that full models would have been for the nodes that took one:</p>
+<ul>
+{% for number_, words in deliveries %}
+<li>Round {{ number_ }}: {{ words }}.</li>
+{% endfor %}
+</ul>
+{% endif %}
 {% if left_out %}
 <h3>Left out</h3>
 <div class="scroll"><table>
