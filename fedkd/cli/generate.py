@@ -64,6 +64,10 @@ def generate(
     seed: Annotated[int, typer.Option(min=0, help="The same seed draws the same picture.")] = 0,
     guidance: Annotated[float | None, typer.Option(min=0.0, help="Guidance scale. Default: the edge's.")] = None,
     scheduler: Annotated[str, typer.Option(help="A diffusers scheduler. Default: the edge's.")] = "",
+    scheduler_option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="e.g. solver_order=3, use_karras_sigmas=true; may be given again."),
+    ] = None,
     model: Annotated[str, typer.Option(help="Which of the edge's models. Default: its first.")] = "",
     decode: Annotated[Side, typer.Option(help="Who turns the final latents into the picture.")] = Side.edge,
     wire: Annotated[Wire, typer.Option(help="How latents travel; all but exact lose precision.")] = Wire.exact,
@@ -138,6 +142,7 @@ def generate(
                     seed=seed,
                     guidance_scale=guidance,
                     scheduler=scheduler or None,
+                    scheduler_options=parsed(scheduler_option or []) or None,
                     model=model or None,
                     decode=decode.value,
                     wire=wire.value,
@@ -153,3 +158,19 @@ def generate(
             equal = how_equal(result)
             print(f"{output}: {result.image.width}x{result.image.height}, seed {seed}{equal}")
             print("\n".join(account(result, client.fetched_bytes)))
+
+
+def parsed(options: list[str]) -> dict[str, object]:
+    """{key: value} of KEY=VALUE texts, values read as JSON where they are; ValueError for another form."""
+    import json
+
+    found: dict[str, object] = {}
+    for option in options:
+        key, equals, value = option.partition("=")
+        if not key or not equals:
+            raise ValueError(f"--scheduler-option {option}: give KEY=VALUE, e.g. solver_order=3")
+        try:
+            found[key] = json.loads(value)
+        except ValueError:
+            found[key] = value
+    return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -71,14 +71,16 @@ def start(
     num_inference_steps: int,
     guidance_scale: float,
     scheduler: str | None = None,
+    scheduler_options: Mapping[str, Any] | None = None,
 ) -> Job:
     """A job before its first step, with the first latents that the pipeline draws from a CPU generator.
 
     `scheduler` names the class (default: the pipeline's own), made afresh from the pipeline's config.
+    `scheduler_options` change that config, e.g. solver_order (see `schedulers.OPTIONS`).
     SchedulerError when it cannot be split or cannot take that many steps.
     """
     made = schedulers.scheduler_class(scheduler or type(pipe.scheduler).__name__)
-    config = schedulers.config_of(made.from_config(pipe.scheduler.config))
+    config = schedulers.configured(made, pipe.scheduler.config, scheduler_options or {})
     network: Any = denoiser_of(pipe).config
     side = network.sample_size
     height, width = (side, side) if isinstance(side, int) else side

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
@@ -53,6 +53,7 @@ class Engine:
         num_inference_steps: int | None,
         guidance_scale: float | None,
         scheduler: str | None,
+        scheduler_options: Mapping[str, Any],
         owner: str,
     ) -> list[Job]:
         """Jobs before their first step, one a seed; EdgeFault 422 for a scheduler or number of steps that cannot be.
@@ -65,7 +66,8 @@ class Engine:
         def work() -> list[Job]:
             conditions = encode(served.pipe, prompt, scale)
             facts: dict[str, Any] = {
-                "num_inference_steps": count, "guidance_scale": scale, "scheduler": scheduler
+                "num_inference_steps": count, "guidance_scale": scale, "scheduler": scheduler,
+                "scheduler_options": scheduler_options,
             }  # fmt: skip
             return [start(served.pipe, conditions, seed=seed, **facts) for seed in seeds]
 

@@ -25,7 +25,33 @@ Scheduler = Annotated[str, Field(max_length=200, json_schema_extra={"enum": list
 Order = Literal["device_first", "edge_first"]
 
 
-class SessionRequest(BaseModel):
+class SchedulerOptions(BaseModel):
+    """Changes to the scheduler's configuration, in diffusers' own words; what it does not take is refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    solver_order: Annotated[int, Field(ge=1, le=3)] | None = None
+    algorithm_type: Literal["dpmsolver++", "sde-dpmsolver++"] | None = None
+    solver_type: Literal["midpoint", "heun", "bh1", "bh2"] | None = None
+    use_karras_sigmas: bool | None = None
+    timestep_spacing: Literal["leading", "linspace", "trailing"] | None = None
+    skip_prk_steps: bool | None = None
+
+
+class Sampled(BaseModel):
+    """What both kinds of request say of how a picture is drawn; what is left out is the model's default."""
+
+    num_inference_steps: Steps | None = None
+    guidance_scale: Guidance | None = None
+    scheduler: Scheduler | None = None
+    scheduler_options: SchedulerOptions | None = None
+
+    def options(self) -> dict[str, Any]:
+        """The scheduler options that were given."""
+        return self.scheduler_options.model_dump(exclude_none=True) if self.scheduler_options else {}
+
+
+class SessionRequest(Sampled):
     """Open a split session: the device does `device_steps` evaluations of the denoiser, the edge the rest.
 
     `id` (32 hexadecimal digits, chosen at random) lets the client follow the events while this request runs.
@@ -38,12 +64,9 @@ class SessionRequest(BaseModel):
 
     prompt: Prompt
     model: Name | None = None
-    num_inference_steps: Steps | None = None
     device_steps: DeviceSteps = 0
     order: Order = "device_first"
     seed: Seed = 0
-    guidance_scale: Guidance | None = None
-    scheduler: Scheduler | None = None
     wire: Form = "exact"
     exact: bool = False
     deadline_s: Deadline | None = None
@@ -51,7 +74,7 @@ class SessionRequest(BaseModel):
     id: SessionId | None = None
 
 
-class ImageRequest(BaseModel):
+class ImageRequest(Sampled):
     """OpenAI's image generation request, with extras (`seed`, `num_inference_steps`…); others are ignored."""
 
     model_config = ConfigDict(extra="ignore")
@@ -68,9 +91,6 @@ class ImageRequest(BaseModel):
     stream: bool | None = None
     partial_images: Annotated[int, Field(ge=0, le=3)] | None = None
     seed: Seed | None = None
-    num_inference_steps: Steps | None = None
-    guidance_scale: Guidance | None = None
-    scheduler: Scheduler | None = None
     exact: bool = False
     deadline_s: Deadline | None = None
 

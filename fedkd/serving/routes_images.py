@@ -72,6 +72,7 @@ class Drawing:
             num_inference_steps=asked.num_inference_steps,
             guidance_scale=asked.guidance_scale,
             scheduler=asked.scheduler,
+            scheduler_options=asked.options(),
             owner=self.owner,
         )
 

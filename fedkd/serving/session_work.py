@@ -50,6 +50,7 @@ class SessionWork:
             num_inference_steps=asked.num_inference_steps,
             guidance_scale=asked.guidance_scale,
             scheduler=asked.scheduler,
+            scheduler_options=asked.options(),
             owner=session.owner,
         )
         session.conditions = job.conditions

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
 
@@ -33,6 +33,7 @@ class Wish:
     seed: int = 0
     guidance_scale: float | None = None
     scheduler: str | None = None
+    scheduler_options: Mapping[str, Any] | None = None
     decode: Side = "edge"
     with_latents: bool = True
     wire: Form = "exact"
@@ -51,6 +52,7 @@ class Wish:
             "seed": self.seed,
             "guidance_scale": self.guidance_scale,
             "scheduler": self.scheduler,
+            "scheduler_options": self.scheduler_options,
             "model": self.model,
             "deadline_s": self.deadline_s,
         }
@@ -66,6 +68,7 @@ class Plan(TypedDict, total=False):
     seed: int
     guidance_scale: float | None
     scheduler: str | None
+    scheduler_options: Mapping[str, Any] | None
     decode: Side
     with_latents: bool
     wire: Form

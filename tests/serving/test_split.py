@@ -13,6 +13,12 @@ from fedkd.serving.device import EdgeClient, EdgeError
 from fedkd.serving.loopback import LoopbackError, free_port, serve_in_process
 
 T = 4
+DPM = "DPMSolverMultistepScheduler"
+OPTIONS: dict[str, dict[str, Any]] = {
+    "order 1": {"solver_order": 1},
+    "order 3": {"solver_order": 3},
+    "SDE": {"algorithm_type": "sde-dpmsolver++"},
+}
 SCHEDULERS = {  # and how many evaluations of the denoiser they take for T steps
     "DDIMScheduler": T,
     "PNDMScheduler": 13,  # its Runge-Kutta start, which the configurations of SD itself leave out
@@ -22,6 +28,7 @@ SCHEDULERS = {  # and how many evaluations of the denoiser they take for T steps
     "UniPCMultistepScheduler": T,
     "HeunDiscreteScheduler": 2 * T - 1,
     "LCMScheduler": T,
+    **{f"{DPM}, {name}": T for name in OPTIONS},
 }
 
 
@@ -45,9 +52,9 @@ def pipeline(tiny_folder: Path) -> Any:
     return found
 
 
-def unsplit(pipe: Any, scheduler: str, output_type: str) -> Any:
+def unsplit(pipe: Any, scheduler: str, options: dict[str, Any], output_type: str) -> Any:
     before = pipe.scheduler
-    pipe.scheduler = getattr(diffusers, scheduler).from_config(before.config)
+    pipe.scheduler = getattr(diffusers, scheduler).from_config(before.config, **options)
     try:
         return pipe(
             "a red seven",
@@ -66,8 +73,10 @@ def test_every_split_point_equals_the_unsplit_pipeline_over_http(
     pipeline: Any, client: EdgeClient, scheduler: str, total: int, order: Any
 ) -> None:
     assert client.same_build()
-    latents = unsplit(pipeline, scheduler, "latent")
-    picture = unsplit(pipeline, scheduler, "pil")[0]
+    scheduler, _, variant = scheduler.partition(", ")
+    options = OPTIONS.get(variant, {})
+    latents = unsplit(pipeline, scheduler, options, "latent")
+    picture = unsplit(pipeline, scheduler, options, "pil")[0]
     for device_steps in (0, 1, total // 2, total - 1, total):
         for decode in ("edge", "device") if device_steps == total // 2 else ("edge",):
             result = client.generate(
@@ -78,6 +87,7 @@ def test_every_split_point_equals_the_unsplit_pipeline_over_http(
                 seed=5,
                 guidance_scale=2.0,
                 scheduler=scheduler,
+                scheduler_options=options or None,
                 decode=decode,
             )
             assert result.latents is not None
@@ -108,6 +118,11 @@ def test_more_steps_than_there_are_is_refused_with_the_number(client: EdgeClient
 def test_an_unknown_scheduler_names_the_nearest(client: EdgeClient) -> None:
     with pytest.raises(EdgeError, match="did you mean 'DDIMScheduler'"):
         client.generate("a", device_steps=1, scheduler="DDIMSchedule")
+
+
+def test_an_option_that_the_scheduler_does_not_take_is_named(client: EdgeClient) -> None:
+    with pytest.raises(EdgeError, match=r"scheduler_options\.solver_order is not an option of DDIMScheduler"):
+        client.generate("a", device_steps=1, scheduler="DDIMScheduler", scheduler_options={"solver_order": 2})
 
 
 def test_an_unreachable_edge_is_one_clear_line(tmp_path: Path) -> None:
