@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import asdict, replace
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 
 from pydantic import BaseModel
 
@@ -12,7 +12,7 @@ from fedkd.inference.schedulers import SchedulerError, config_of, fresh, schedul
 from fedkd.models.flops import model_cost
 from fedkd.models.pipeline import DTYPES
 from fedkd.planning.split import best_split
-from fedkd.planning.system import ORDERS, Cost, Device, Link, ModelCost, cost
+from fedkd.planning.system import Cost, Device, Link, ModelCost, cost
 from fedkd.serving.errors import EdgeFault
 from fedkd.serving.messages import Order
 from fedkd.serving.models import Served
@@ -160,10 +160,10 @@ def split_table(
         link=Line(**asdict(link)),
         measured_flops_per_s=measured_flops_per_s and _rounded(measured_flops_per_s),
         work={name: int(value) for name, value in asdict(work).items()},
-        costs={order: _costs(work, device, edge, link, total, order, plan) for order in ORDERS},
+        costs={order: _costs(work, device, edge, link, total, order, plan) for order in get_args(Order)},
         chosen=Choice(
             device_steps=chosen.device_steps,
-            order=chosen.order,
+            order=cast(Order, chosen.order),
             delay_s=_rounded(chosen.cost.delay_s),
             energy_j=_rounded(chosen.cost.energy_j),
             reasons=list(chosen.reasons),
