@@ -94,7 +94,7 @@ def loaded(
     found: Loads = {(side, level): [] for side in urls for level in levels}
     for level in levels:
         for url in urls.values():
-            load(url, bodies(2 * level, options.steps, stream=stream, seed=99), level)
+            load(url, bodies(min(2 * level, options.requests), options.steps, stream=stream, seed=99), level)
     for repeat in range(options.repeats):
         asked = bodies(options.requests, options.steps, stream=stream, seed=repeat)
         for level in levels:

@@ -70,7 +70,8 @@ def run(request: Request) -> Result:
                     found, bystander, spans["junk"] = junked(edge, references, watch, options, request)
                     add_junk(result, found, bystander, watch, spans["junk"], rest(edge, options))
             request.out.mkdir(parents=True, exist_ok=True)
-            draw(watch, request.out / f"{request.name}.png", [(*span, name) for name, span in spans.items()])
+            draw(watch, request.out / f"{request.name}.png", [(*_warm(span), name) for name, span in spans.items()])
+        result.notes.append(f"memory over time: {request.name}.png; what the edge said: {request.name}-edge.log")
         shutil.copy(scratch / "edge.log", request.out / f"{request.name}-edge.log")
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

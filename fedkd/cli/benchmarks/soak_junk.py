@@ -183,19 +183,23 @@ def hand_offs(edge: SoakEdge, count: int, seed: int, tally: JunkTally) -> None:
         for place in range(count):
             if place % 20 == 0 or not location:
                 body = {**CATALOGUE[place % len(CATALOGUE)].body, "device_steps": dice.randint(0, 4)}
-                opened = http.post("/v1/sessions", json=body)
-                tally.add("POST /v1/sessions", opened)
-                location, good = opened.headers.get("location", ""), opened.content
+                opened = _post(http, "/v1/sessions", "POST /v1/sessions", tally, json=body)
+                if opened is not None and opened.status_code == 201:
+                    location, good = opened.headers["location"], opened.content
                 continue
             path = f"{location}/handoff" if dice.random() < 0.7 else "/v1/sessions/resume?device_steps=1"
-            try:
-                answer = http.post(path, content=damaged(dice, good))
-            except httpx.HTTPError:
-                tally.add("a damaged hand-off", None)
-                continue
-            tally.add("a damaged hand-off", answer)
-            if answer.status_code in (200, 404):  # it was taken: its session is over
+            answer = _post(http, path, "a damaged hand-off", tally, content=damaged(dice, good))
+            if answer is not None and answer.status_code in (200, 404):  # it was taken: its session is over
                 location = ""
+
+
+def _post(http: httpx.Client, path: str, what: str, tally: JunkTally, **content: Any) -> httpx.Response | None:
+    """A request that counts; None when the client gave up."""
+    answer = None
+    with suppress(httpx.HTTPError):
+        answer = http.post(path, **content)
+    tally.add(what, answer)
+    return answer
 
 
 def damaged(dice: random.Random, good: bytes) -> bytes:

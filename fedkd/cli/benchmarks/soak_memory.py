@@ -33,7 +33,7 @@ class MemoryWatch:
 
     pid: int
     sessions: Callable[[], float]
-    every_s: float = 1.0
+    every_s: float = 0.5
     samples: list[Sample] = field(default_factory=list)
     marks: list[tuple[float, str]] = field(default_factory=list)
 
@@ -104,7 +104,7 @@ def draw(watch: MemoryWatch, path: Path, lines: list[tuple[float, float, str]]) 
         top.axvline(at_s / 60, color="lightgray", linewidth=0.8, zorder=0)
         if not what.startswith("v"):
             top.annotate(what, (at_s / 60, 0.02), xycoords=("data", "axes fraction"), rotation=90, fontsize="x-small")
-    top.set_ylim(bottom=0)
+    top.set_ylim(0, 1.1 * float(resident.max()))
     top.set_ylabel("MB")
     top.legend(fontsize="x-small", loc="lower right")
     bottom.plot(at, [each.sessions for each in watch.samples], linewidth=1)

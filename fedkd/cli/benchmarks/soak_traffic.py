@@ -176,7 +176,7 @@ class User:
     async def with_a_wrong_token(self, http: httpx.AsyncClient, drawn: Drawn) -> None:
         """Ask with a token that nobody has: 401 in OpenAI's form, or it counts as let in."""
         self.tally.wrong_tokens += 1
-        wrong = self.dice.choice(["", "Bearer ", f"Bearer {secrets.token_hex(8)}", "Basic dXNlcjpwYXNz"])
+        wrong = self.dice.choice(["", "Bearer", f"Bearer {secrets.token_hex(8)}", "Basic dXNlcjpwYXNz"])
         path = self.dice.choice(["/v1/images/generations", "/v1/sessions"])
         answer = await http.post(path, json=drawn.body, headers={"Authorization": wrong})
         refused = answer.status_code == 401
