@@ -10,7 +10,7 @@ import diffusers
 import psutil
 import torch
 
-from fedkd.models.pipeline import DTYPES
+from fedkd.models.pipeline import DTYPES, LOADING
 from fedkd.serving.fallback import DeviceCannot
 from fedkd.serving.fetch import FetchError, fetch_blob, fetch_component, files_of
 from fedkd.serving.protocol import Steps, Work
@@ -116,9 +116,10 @@ class DeviceModel:
                 f"the {folder.name} needs {need / 1e6:,.0f} MB and {self.device} has {free / 1e6:,.0f} MB free"
             )
         try:
-            network = getattr(diffusers, made).from_pretrained(
-                str(folder), torch_dtype=DTYPES[self.dtype], use_safetensors=True, local_files_only=True
-            )
+            with LOADING:
+                network = getattr(diffusers, made).from_pretrained(
+                    str(folder), torch_dtype=DTYPES[self.dtype], use_safetensors=True, local_files_only=True
+                )
             return network.requires_grad_(False).eval().to(self.device)
         except (OSError, ValueError, RuntimeError, MemoryError) as error:
             raise DeviceCannot(f"this device cannot load the {folder.name}: {first_line(error)}") from error

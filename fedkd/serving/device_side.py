@@ -42,11 +42,17 @@ class DeviceSide:
         place = self.edges.index(self.current)
         return [*self.edges[place:], *self.edges[:place]]
 
-    def describe(self, edge: str, *, name: str | None = None, again: bool = False) -> Steps[dict[str, Any]]:
-        """What `edge` says of its model `name` (None: its default); EdgeLost when it is not for this device."""
+    def describe(
+        self, edge: str, *, name: str | None = None, again: bool = False, digest: str = ""
+    ) -> Steps[dict[str, Any]]:
+        """What `edge` says of its model `name` (None: its default), in the version `digest` if that is given.
+
+        EdgeLost when it is not for this device.
+        """
         key = f"{edge} {name or ''}"
-        if key not in self.models or again:
+        if key not in self.models or again or digest:
             params = {"model": name} if name else {}
+            params |= {"digest": digest} if digest else {}
             answer = check(edge, (yield Ask(edge, "GET", "/v1/model", params=params)))
             try:
                 described = ModelFacts.model_validate_json(answer.content).model_dump()

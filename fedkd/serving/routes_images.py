@@ -29,7 +29,7 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {
         "model": Pictures,
         "description": "The pictures; with stream=true events image_generation.partial_image and .completed",
-        "content": {EVENT_STREAM: {"schema": {"type": "string"}}},
+        "content": {EVENT_STREAM: {}},
     }
 }
 
@@ -191,7 +191,8 @@ def image_routes(models: EdgeModels, engine: Engine, metrics: EdgeMetrics) -> AP
             "output_format": drawing.form,
             "size": f"{width}x{height}",
         }
-        return JSONResponse(body, headers={"X-Fedkd-Exact": str(alone).lower()})
+        headers = {"X-Fedkd-Exact": str(alone).lower(), "X-Fedkd-Model-Digest": drawing.served.digest}
+        return JSONResponse(body, headers=headers)
 
     @routes.post(
         "/v1/images/generations",

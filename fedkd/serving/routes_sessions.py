@@ -26,7 +26,7 @@ PICTURE: dict[int | str, dict[str, Any]] = {
     200: {"description": "The picture, its final latents, or both", "content": {"image/png": BYTES, SAFETENSORS: BYTES}}
 }
 EVENTS: dict[int | str, dict[str, Any]] = {
-    200: {"description": "Server-sent events", "content": {EVENT_STREAM: {"schema": {"type": "string"}}}}
+    200: {"description": "Server-sent events", "content": {EVENT_STREAM: {}}}
 }
 BODY = {"requestBody": {"required": True, "content": {SAFETENSORS: BYTES}}}
 Id = Annotated[str, Path(max_length=100)]

@@ -83,6 +83,7 @@ class SessionWork:
         headers = {
             "X-Fedkd-Edge-Seconds": f"{time.perf_counter() - began:.6f}",
             "X-Fedkd-Exact": str(exact).lower(),
+            "X-Fedkd-Model-Digest": session.served.digest,
         }
         session.channel.end("session.ended", {"status": "finished", "step": job.total, "total": job.total})
         if result == "png":
@@ -126,6 +127,7 @@ class SessionWork:
             "X-Fedkd-Session": session.id,
             "X-Fedkd-Edge-Seconds": f"{time.perf_counter() - began:.6f}",
             "X-Fedkd-Exact": str(session.exact and session.wire == "exact").lower(),
+            "X-Fedkd-Model-Digest": session.served.digest,
         }
         return Response(data, 201, headers, SAFETENSORS)
 

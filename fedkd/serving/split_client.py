@@ -94,6 +94,12 @@ class Picture:
                 found = HandOff.from_bytes(answer.content)
             except HandOffError as error:
                 raise EdgeLost(f"the edge at {edge} sent a hand-off that cannot be used: {error}") from error
+            if found.model != model["digest"]:  # the edge took a new version between its two answers
+                model = yield from self.side.describe(edge, name=self.wish.model, digest=found.model)
+                opened = (self.order, self.device_steps)
+                yield from self._make_ready(edge, model)
+                if (self.order, self.device_steps) != opened:
+                    model = {**model, "digest": ""}  # the session's split is not what this version allows
             if found.model == model["digest"]:
                 break
             yield Ask(edge, "DELETE", f"/v1/sessions/{self.session}", in_passing=True)
@@ -324,6 +330,7 @@ class Picture:
             device_seconds=self.device_seconds,
             edge_seconds=self.edge_seconds,
             total_seconds=time.perf_counter() - self.began,
+            model_digest=self.digest,
             scheduler=type(job.scheduler).__name__,
             num_inference_steps=int(job.arguments["num_inference_steps"]),
             guidance_scale=float(job.guidance_scale),

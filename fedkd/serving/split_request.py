@@ -84,11 +84,11 @@ class SplitResult:
 
     `latents` are the final ones, (1, C, h, w) on the CPU, or None if they were not asked for. Steps are
     evaluations of the denoiser. Bytes are those of HTTP bodies for this picture; the model's files, fetched
-    once, are in `EdgeClient.fetched_bytes`. `network_s` is what neither side spent computing. `edges` are
-    the URLs that took part, in order; `notes` say what did not go as planned, `reasons` why 'auto'
-    chose this split. `exact` is whether the edge kept this picture's forwards apart from others' (None: it did not
-    say); equality bit for bit with the unsplit pipeline takes `same_build` on both sides, too, and no
-    `device_checkpoint`, the name of the device's own smaller denoiser.
+    once, are in `EdgeClient.fetched_bytes`. `network_s` is what neither side spent computing. `model_digest`
+    names the version that was drawn with; `edges` are the URLs that took part, in order; `notes` say what did
+    not go as planned, `reasons` why 'auto' chose this split. `exact` is whether the edge kept this picture's
+    forwards apart from others' (None: it did not say); equality bit for bit with the unsplit pipeline takes
+    `same_build` on both sides, too, and no `device_checkpoint`, the name of the device's own smaller denoiser.
     """
 
     image: Image.Image
@@ -107,6 +107,7 @@ class SplitResult:
     num_inference_steps: int
     guidance_scale: float
     decoded_by: str
+    model_digest: str = ""
     edges: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     reasons: tuple[str, ...] = ()
