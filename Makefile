@@ -22,7 +22,7 @@ quickstart: $(STAMP)  ## Run the loop: federation, distillation, split pictures,
 	$(RUN) fedkd simulate quickstart
 
 test: $(STAMP)  ## Run all tests, the linters among them
-	$(RUN) OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} python -m pytest $(ARGS)
+	$(RUN) OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} python -m pytest -n 2 --dist worksteal $(ARGS)
 
 lint: $(STAMP)  ## Run ruff and mypy
 	$(RUN) ruff check .

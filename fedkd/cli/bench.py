@@ -7,11 +7,13 @@ from typing import Annotated
 
 import typer
 
-NAMES = ("federated", "distillation", "step-cost", "registry")
+NAMES = ("federated", "distillation", "step-cost", "registry", "serving", "soak")
 
 
 def bench(
-    name: Annotated[str, typer.Argument(help="Which benchmark: federated, distillation, step-cost or registry.")],
+    name: Annotated[
+        str, typer.Argument(help="Which benchmark: federated, distillation, step-cost, registry, serving or soak.")
+    ],
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Recipe overrides, such as distillation.gamma=0.9.")
     ] = None,
@@ -29,6 +31,8 @@ def bench(
     Example: fedkd bench distillation --jobs 2
     Example: fedkd bench step-cost --size sd15 run.device=cuda run.dtype=bfloat16
     Example: fedkd bench registry kills=1000
+    Example: fedkd bench serving model=sd15 device=cuda dtype=float16
+    Example: fedkd bench soak minutes=30 junk=10000
     """
     from fedkd.cli.console import console, fail, guard
 

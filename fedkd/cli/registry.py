@@ -33,24 +33,14 @@ def serve(
     Example: FEDKD_TOKEN=secret fedkd registry serve checkpoints/registry --host 0.0.0.0
     """
     from fedkd.cli.console import fail, guard
-    from fedkd.cli.serve import _listen
+    from fedkd.cli.listening import listen, run, url_of
 
     with guard("the registry is no longer served; run the same command to serve it again"):
         folder = Path(root).expanduser().resolve()
         if not (folder / "versions").is_dir():
             fail(f"'{root}' is no registry: it has no folder 'versions'; give one that was published to")
-        with _listen(host, port) as listener:
-            import uvicorn
-
+        with listen(host, port) as listener:
             from fedkd.serving.registry_http import create_registry_app
 
-            address, taken = listener.getsockname()[:2]
-            shown = f"[{address}]" if ":" in address else address
-            print(f"serving {folder} at http://{shown}:{taken} (Ctrl-C ends)", flush=True)
-            config = uvicorn.Config(
-                create_registry_app(folder, token), log_level="warning", timeout_graceful_shutdown=5
-            )
-            server = uvicorn.Server(config)
-            server.run(sockets=[listener])
-            if not server.started:
-                fail(f"the registry could not be served at http://{shown}:{taken}; see the lines above")
+            print(f"serving {folder} at {url_of(listener)} (Ctrl-C ends)", flush=True)
+            run(create_registry_app(folder, token), listener, "the registry")

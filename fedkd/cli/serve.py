@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-import socket
+import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
+
+if TYPE_CHECKING:
+    from fedkd.checkpoints.signing import TrustPolicy
+    from fedkd.recipe import Recipe
+    from fedkd.serving.sources import Source
 
 DEFAULT_PORT = 8765
 
@@ -17,11 +22,25 @@ def serve(
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes to the recipe.")
     ] = None,
     checkpoint: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[NAME=]CHECKPOINT",
+            help="A diffusers folder, a hub id, or NAME[:VERSION] from the recipe's registry, or from that of --from. "
+            "May be given again: the first one is the default model. Default: the latest the recipe has published, "
+            "else its base model.",
+        ),
+    ] = None,
+    source: Annotated[
         str,
         typer.Option(
-            help="A diffusers folder, a hub id, or NAME[:VERSION] from the recipe's registry. Default: the "
-            "latest the recipe has published, else its base model."
+            "--from",
+            metavar="URL",
+            help="Registry to pull checkpoints from, into this edge's cache: a folder, s3://BUCKET/PATH, or "
+            "http(s)://HOST[:PORT]. New latest versions are served as they appear there.",
         ),
+    ] = "",
+    source_token: Annotated[
+        str, typer.Option("--from-token", envvar="FEDKD_REGISTRY_TOKEN", help="Bearer token for the registry.")
     ] = "",
     host: Annotated[str, typer.Option(help="Address to listen on. Default: the recipe's.")] = "",
     port: Annotated[
@@ -32,96 +51,121 @@ def serve(
         str,
         typer.Option(envvar="FEDKD_TOKEN", help="Bearer token that clients must send. Default: the recipe's."),
     ] = "",
+    tokens: Annotated[
+        str,
+        typer.Option(
+            metavar="FILE",
+            help="YAML with more tokens and their limits: tokens: [{name, token or sha256, requests_per_minute, "
+            "concurrent}]. Default: the recipe's.",
+        ),
+    ] = "",
     threads: Annotated[int, typer.Option(min=0, help="torch threads; 0 leaves the choice to torch.")] = 0,
 ) -> None:
-    """Serve a checkpoint from this machine as an edge.
+    """Serve checkpoints from this machine as an edge.
 
     It answers the OpenAI client's `images.generate`, and `fedkd generate` for split pictures. Ctrl-C ends it.
 
     Example, the shipped base model:
 
       fedkd serve quickstart --checkpoint tiny-sd --port 8765
+
+    Example, what the cloud has published, kept up to date:
+
+      fedkd serve quickstart --from http://cloud.example:8766
     """
-    from fedkd.cli.console import console, fail, guard
-    from fedkd.recipe import load_recipe, with_sampling
+    from fedkd.cli.console import console, guard
+    from fedkd.cli.listening import listen, run, url_of
+    from fedkd.recipe import load_recipe
 
     with guard("the edge has stopped; run the same command to serve again"):
         resolved = load_recipe(recipe, overrides or [])
-        host = host or resolved.serving.host
         port = port if port >= 0 else resolved.serving.port or DEFAULT_PORT
-        listener = _listen(host, port)
-        with listener:
+        with listen(host or resolved.serving.host, port) as listener:
             with console.status("loading the model"):
                 import torch
-                import uvicorn
 
                 from fedkd.serving.edge import create_app
 
                 if threads:
                     torch.set_num_threads(threads)
-                source, name = _find_checkpoint(checkpoint, resolved)
-                resolved = with_sampling(resolved, _sampling(Path(source)))
-                app = create_app(
-                    source,
-                    device=resolved.run.device,
-                    dtype=resolved.run.dtype,
-                    name=name,
-                    token=token or resolved.serving.token,
-                    scheduler=resolved.model.scheduler,
-                    num_inference_steps=resolved.model.num_inference_steps,
-                    guidance_scale=resolved.model.guidance_scale,
+                found = _models(checkpoint or [""], resolved, source, source_token)
+                settings = _settings(resolved)
+                settings |= {"token": token or resolved.serving.token, "tokens": tokens or resolved.serving.tokens}
+                app = create_app(models=found, **settings)
+            for served in app.state.edge.models.current():
+                version = f":{served.version}" if served.version else ""
+                print(
+                    f"serving {served.name}{version} from {served.folder} at {url_of(listener)} (Ctrl-C ends)",
+                    flush=True,
                 )
-            address, taken = listener.getsockname()[:2]
-            shown = f"[{address}]" if ":" in address else address
-            print(f"serving {name} from {source} at http://{shown}:{taken} (Ctrl-C ends)", flush=True)
-            config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=5)
-            server = uvicorn.Server(config)
-            server.run(sockets=[listener])
-            if not server.started:
-                fail(f"the edge could not start at http://{shown}:{taken}; see the lines above")
+            run(app, listener, "the edge")
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    from fedkd.cli.console import fail
-
-    try:
-        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind)
-        try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(address)
-            listener.listen(128)
-        except OSError:
-            listener.close()
-            raise
-        return listener
-    except OSError as error:
-        fail(f"cannot listen on {host}:{port}: {error.strerror}; give another --port, or 0 for a free one")
-
-
-def _sampling(folder: Path) -> dict[str, Any]:
-    """How a published few-step checkpoint is drawn, from its manifest; {} for any other model."""
-    from fedkd.checkpoints.manifest import MANIFEST_NAME, Manifest
-
-    path = folder / MANIFEST_NAME
-    return Manifest.from_json(path.read_text("utf-8")).sampling if path.is_file() else {}
+def _settings(resolved: Recipe) -> dict[str, Any]:
+    """What the recipe says of an edge, as settings of the service."""
+    serving, model = resolved.serving, resolved.model
+    return {
+        "device": resolved.run.device,
+        "dtype": resolved.run.dtype,
+        "scheduler": model.scheduler,
+        "num_inference_steps": model.num_inference_steps,
+        "guidance_scale": model.guidance_scale,
+        "requests_per_minute": serving.requests_per_minute,
+        "concurrent": serving.concurrent_requests,
+        "max_sessions": serving.max_sessions,
+        "session_lifetime_s": serving.session_lifetime_s,
+        "max_waiting": serving.max_waiting,
+        "max_rows": serving.max_rows,
+        "batch": serving.batch,
+        "max_body_bytes": int(serving.max_body_mb * 2**20),
+        "refresh_s": serving.refresh_s,
+    }
 
 
-def _find_checkpoint(wanted: str, resolved: object) -> tuple[str, str]:
-    """The folder or hub id to serve, and the name to serve it under."""
+def _models(wanted: list[str], resolved: Recipe, url: str, url_token: str) -> dict[str, Source]:
+    """The sources to serve from, by name."""
+    from fedkd.checkpoints.cache import CheckpointCache
+    from fedkd.checkpoints.signing import TrustPolicy
+    from fedkd.recipe import RecipeError, run_dir
+    from fedkd.serving.sources import CloudSource
+
+    serving = resolved.serving
+    policy = TrustPolicy(serving.require_signature, [Path(key).expanduser() for key in serving.trusted_keys])
+    cache = CheckpointCache(
+        Path(serving.cache_dir).expanduser().resolve() if serving.cache_dir else run_dir(resolved) / "edge-cache",
+        max_bytes=int(serving.cache_mb * 2**20),
+        policy=policy,
+    )
+    found: dict[str, Source] = {}
+    for each in wanted:
+        named = re.fullmatch(r"([\w.-]+)=(.+)", each)
+        given, checkpoint = (named[1], named[2]) if named else ("", each)
+        if url:
+            reference = checkpoint or resolved.model.name
+            name, source = reference.partition(":")[0], cast("Source", CloudSource(url, reference, cache, url_token))
+        else:
+            name, source = _local(checkpoint, resolved, policy)
+        name = given or name
+        if name in found:
+            raise RecipeError(f"--checkpoint={each}: two models are called '{name}'; give one as NAME={checkpoint}")
+        found[name] = source
+    return found
+
+
+def _local(wanted: str, resolved: Recipe, policy: TrustPolicy) -> tuple[str, Source]:
+    """The name to serve under, and the source, of a checkpoint on this machine or a hub's."""
     from fedkd.checkpoints.registry import Registry
     from fedkd.models.pipeline import SHIPPED
-    from fedkd.recipe import Recipe, registry_dir
+    from fedkd.recipe import registry_dir
+    from fedkd.serving.sources import FolderSource, RegistrySource
 
-    assert isinstance(resolved, Recipe)
     root = registry_dir(resolved)
     published = Registry(root).names() if root.is_dir() else []
     if not wanted and resolved.model.name in published:
-        wanted = f"{resolved.model.name}:latest"
+        wanted = resolved.model.name
     if not wanted:
-        return resolved.model.path, resolved.model.name
+        return resolved.model.name, FolderSource(resolved.model.path)
     name = wanted.partition(":")[0]
-    shipped = (SHIPPED / wanted).is_dir()
-    if name in published and not shipped and not Path(wanted).exists():
-        return str(Registry(root).resolve(wanted)), name
-    return wanted, resolved.model.name
+    if name in published and not (SHIPPED / wanted).is_dir() and not Path(wanted).exists():
+        return name, RegistrySource(Registry(root), wanted, policy)
+    return resolved.model.name, FolderSource(wanted)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -25,7 +26,8 @@ class Job:
     """One picture between two steps: its latents (1, C, h, w), its own scheduler, generator and conditions.
 
     `conditions` has two rows (unconditional first) when `guidance_scale` > 1, else one; it is None on a
-    machine that only passes the job on. `step` counts evaluations of the denoiser, 0 to `total`.
+    machine that only passes the job on. `step` counts evaluations of the denoiser, 0 to `total`. `evaluated`
+    is the last one made here: what the denoiser was shown (1, C, h, w), its guided answer, and the timestep.
     """
 
     latents: torch.Tensor
@@ -36,11 +38,18 @@ class Job:
     guidance_scale: float
     conditions: Conditions | None
     step: int = 0
+    evaluated: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = field(default=None, repr=False)
+    _shown: torch.Tensor | None = field(default=None, repr=False)
 
     @property
     def total(self) -> int:
         """Evaluations of the denoiser in all: T, but 2T-1 for Heun and T+1 for PNDM."""
         return len(self.scheduler.timesteps)
+
+    @property
+    def rows(self) -> int:
+        """Rows of one evaluation: two under guidance, else one."""
+        return 2 if self.guidance_scale > 1 else 1
 
 
 def encode(pipe: Any, prompt: str, guidance_scale: float) -> Conditions:
@@ -62,14 +71,16 @@ def start(
     num_inference_steps: int,
     guidance_scale: float,
     scheduler: str | None = None,
+    scheduler_options: Mapping[str, Any] | None = None,
 ) -> Job:
     """A job before its first step, with the first latents that the pipeline draws from a CPU generator.
 
     `scheduler` names the class (default: the pipeline's own), made afresh from the pipeline's config.
+    `scheduler_options` change that config, e.g. solver_order (see `schedulers.OPTIONS`).
     SchedulerError when it cannot be split or cannot take that many steps.
     """
     made = schedulers.scheduler_class(scheduler or type(pipe.scheduler).__name__)
-    config = schedulers.config_of(made.from_config(pipe.scheduler.config))
+    config = schedulers.configured(made, pipe.scheduler.config, scheduler_options or {})
     network: Any = denoiser_of(pipe).config
     side = network.sample_size
     height, width = (side, side) if isinstance(side, int) else side
@@ -91,9 +102,7 @@ def start(
     )
 
 
-def _first_noise(
-    seed: int, shape: tuple[int, ...], dtype: torch.dtype
-) -> tuple[torch.Tensor, torch.Generator]:
+def _first_noise(seed: int, shape: tuple[int, ...], dtype: torch.dtype) -> tuple[torch.Tensor, torch.Generator]:
     generator = torch.Generator("cpu").manual_seed(seed)
     return randn_tensor(shape, generator=generator, device=torch.device("cpu"), dtype=dtype), generator
 
@@ -105,35 +114,63 @@ def _shift(config: dict[str, Any], tokens: int) -> float:
     return tokens * slope + config.get("base_shift", 0.5) - slope * low
 
 
-@torch.no_grad()
-def denoise(
-    denoiser: torch.nn.Module, job: Job, until: int | None = None, progress: Progress | None = None
-) -> Job:
-    """Take `job` from its step to step `until` (default: the end), in place.
+def rows_of(job: Job) -> tuple[torch.Tensor, torch.Tensor]:
+    """What the denoiser is shown at the job's next step: scaled latents (rows, C, h, w) and a scalar timestep."""
+    t = job.scheduler.timesteps[job.step]
+    rows = torch.cat([job.latents] * 2) if job.rows == 2 else job.latents
+    if hasattr(job.scheduler, "scale_model_input"):
+        rows = job.scheduler.scale_model_input(rows, t)
+    job._shown = rows[:1]
+    return rows, t
 
-    One forward a step, guidance rows in one batch: e = e_u + s (e_c - e_u), then the scheduler's step.
-    ValueError when `until` lies behind the job or beyond its end.
+
+@torch.no_grad()
+def settle(job: Job, noise: torch.Tensor) -> None:
+    """End the step that `rows_of` began with what the denoiser answered, `noise` (rows, C, h, w), in place.
+
+    Guidance first, e = e_u + s (e_c - e_u), then the scheduler's own step.
+    """
+    if job.rows == 2:
+        unconditional, conditional = noise.chunk(2)
+        noise = unconditional + job.guidance_scale * (conditional - unconditional)
+    takes = _parameters(type(job.scheduler).step)
+    extra: dict[str, Any] = {"eta": 0.0} if "eta" in takes else {}
+    extra |= {"generator": job.generator} if "generator" in takes else {}
+    t = job.scheduler.timesteps[job.step]
+    if job._shown is not None:
+        job.evaluated, job._shown = (job._shown, noise, t), None
+    job.latents = job.scheduler.step(noise, t, job.latents, **extra, return_dict=False)[0]
+    job.step += 1
+
+
+@lru_cache
+def _parameters(function: Callable[..., Any]) -> frozenset[str]:
+    return frozenset(inspect.signature(function).parameters)
+
+
+def last_step(job: Job, until: int | None) -> int:
+    """The step that `until` means (None: the end).
+
+    ValueError when it lies behind the job or beyond its end, or when the job has no conditions to get there.
     """
     until = job.total if until is None else until
     if not job.step <= until <= job.total:
         raise ValueError(f"until={until} is out of range; the job stands at {job.step} of {job.total}")
-    scheduler, guided = job.scheduler, job.guidance_scale > 1
-    takes = inspect.signature(scheduler.step).parameters
-    extra: dict[str, Any] = {"eta": 0.0} if "eta" in takes else {}
-    extra |= {"generator": job.generator} if "generator" in takes else {}
+    if job.step < until and job.conditions is None:
+        raise ValueError("this job has no conditions; it can be passed on but not denoised here")
+    return until
+
+
+@torch.no_grad()
+def denoise(denoiser: torch.nn.Module, job: Job, until: int | None = None, progress: Progress | None = None) -> Job:
+    """Take `job` from its step to step `until` (default: the end), in place, one forward a step.
+
+    ValueError when `until` lies behind the job or beyond its end, or the job has no conditions.
+    """
+    until = last_step(job, until)
     while job.step < until:
-        if job.conditions is None:
-            raise ValueError("this job has no conditions; it can be passed on but not denoised here")
-        t = scheduler.timesteps[job.step]
-        rows = torch.cat([job.latents] * 2) if guided else job.latents
-        if hasattr(scheduler, "scale_model_input"):
-            rows = scheduler.scale_model_input(rows, t)
-        noise = predict(denoiser, rows, t, job.conditions)
-        if guided:
-            unconditional, conditional = noise.chunk(2)
-            noise = unconditional + job.guidance_scale * (conditional - unconditional)
-        job.latents = scheduler.step(noise, t, job.latents, **extra, return_dict=False)[0]
-        job.step += 1
+        rows, t = rows_of(job)
+        settle(job, predict(denoiser, rows, t, job.conditions or {}))
         if progress:
             progress(job.step, job.total)
     return job

@@ -10,13 +10,19 @@ from typing import Any
 import torch
 from safetensors.torch import load, save
 
+from fedkd.inference.condition_codec import restore, strip
 from fedkd.inference.state_codec import CodecError, decode, encode
+from fedkd.inference.wire import MAX_VALUES, Form, Packed, WireError, check_form, pack_latents, unpack_latents
 
 FORMAT = "fedkd-handoff"
-VERSION = 1
+VERSION = 2
 MAX_HEADER_BYTES = 1 << 20
 GENERATOR_BYTES = 5056
-CONDITION_NAMES = ("encoder_hidden_states", "text_embeds", "time_ids", "pooled_projections")
+# Of all lossy tensors together: what decoding may cost. Schedulers keep eight tensors or fewer.
+MAX_PACKED, MAX_PACKED_VALUES = 16, 4 * MAX_VALUES
+CONDITION_NAMES = (
+    "encoder_hidden_states", "text_embeds", "time_ids", "pooled_projections", "control_image", "control_scale"
+)  # fmt: skip
 FIELDS = (
     "scheduler", "scheduler_config", "arguments", "state", "step", "guidance_scale", "seed", "dtype", "model"
 )  # fmt: skip
@@ -33,7 +39,8 @@ class HandOff:
     `latents` is (1, C, h, w); `state` holds the scheduler's attributes that differ from a fresh twin's;
     `generator` is the state of a CPU generator, (5056,) uint8, or None where nothing has been drawn since
     the first latents were drawn from `seed`; `arguments` went into `set_timesteps`.
-    `conditions` is None where the receiver keeps the embeddings by session.
+    `conditions` is None where the receiver keeps the embeddings by session. `form` is the wire form that
+    it came in: "exact", or one that has cost the latents some precision.
     """
 
     latents: torch.Tensor
@@ -48,49 +55,115 @@ class HandOff:
     dtype: str = "float32"
     state: dict[str, Any] = field(default_factory=dict)
     conditions: dict[str, torch.Tensor] | None = None
+    form: Form = "exact"
 
-    def to_bytes(self) -> bytes:
-        """The wire form: safetensors, whose metadata carries a JSON header. No pickle."""
+    def to_bytes(self, form: Form = "exact") -> bytes:
+        """The wire form: safetensors, whose metadata carries a JSON header. No pickle.
+
+        A lossy `form` (see `fedkd.inference.wire`) is for the latents and for the scheduler's tensors of
+        their shape; all else stays exact. HandOffError when they have no such form.
+        """
         tensors = {"latents": _still(self.latents)}
-        if self.generator is not None:
-            tensors["generator"] = _still(self.generator)
-        for name, tensor in (self.conditions or {}).items():
-            tensors[f"conditions.{name}"] = _still(tensor)
-        header = {"format": FORMAT, "version": VERSION, "conditions": self.conditions is not None}
+        header: dict[str, Any] = {"format": FORMAT, "version": VERSION, "form": form}
         for name in FIELDS:
             header[name] = encode(getattr(self, name), tensors, name)
+        header["packed"] = _pack(tensors, form)
+        if self.generator is not None:
+            tensors["generator"] = _still(self.generator)
+        header["conditions"] = None if self.conditions is None else {}
+        for name, tensor in (self.conditions or {}).items():
+            header["conditions"][name] = list(tensor.shape)
+            tensors[f"conditions.{name}"] = strip(_still(tensor))
         return save(tensors, metadata={FORMAT: json.dumps(header, allow_nan=False)})
 
     @classmethod
-    def from_bytes(cls, data: bytes, *, model: str | None = None) -> HandOff:
-        """Read the wire form.
+    def from_bytes(cls, data: bytes, *, model: str | None = None, shape: tuple[int, ...] | None = None) -> HandOff:
+        """Read any wire form.
 
-        HandOffError when it is malformed, has numbers that are not finite, or belongs to a model other
-        than the digest `model`.
+        HandOffError when it is malformed, has numbers that are not finite, belongs to a model other than
+        the digest `model`, or has latents of another shape than `shape`.
         """
         header, tensors = _read(data)
         try:
+            form = check_form(header["form"])
+            _unpack(tensors, header["packed"], form, shape)
             values = {name: decode(header[name], tensors) for name in FIELDS}
+            latents = tensors["latents"]
+            conditions = _conditions(header["conditions"], tensors)
         except KeyError as error:
-            raise HandOffError(f"malformed hand-off: the header lacks {error}") from error
-        except CodecError as error:
+            raise HandOffError(f"malformed hand-off: it lacks {error}") from error
+        except (CodecError, WireError) as error:
             raise HandOffError(f"malformed hand-off: {error}") from error
         if model is not None and values["model"] != model:
             raise HandOffError(
                 f"the hand-off is for another model ({str(values['model'])[:12]}, here {model[:12]}); "
                 "open a new session"
             )
-        conditions = None
-        if header.get("conditions"):
-            sent = {name: tensors.get(f"conditions.{name}") for name in CONDITION_NAMES}
-            conditions = {name: tensor for name, tensor in sent.items() if tensor is not None}
-        try:
-            latents = tensors["latents"]
-        except KeyError as error:
-            raise HandOffError(f"malformed hand-off: no tensor called {error}") from error
-        found = cls(latents=latents, generator=tensors.get("generator"), conditions=conditions, **values)
+        found = cls(latents=latents, generator=tensors.get("generator"), conditions=conditions, form=form, **values)
+        if shape is not None and tuple(latents.shape) != tuple(shape):
+            raise HandOffError(f"hand-off refused: latents of shape {tuple(latents.shape)}, expected {tuple(shape)}")
         _check(found)
         return found
+
+
+def _pack(tensors: dict[str, torch.Tensor], form: Form) -> dict[str, Any]:
+    """Put tensors like the latents in a lossy form, in place; answers what reading each one takes."""
+    try:
+        check_form(form)
+        if form == "exact":
+            return {}
+        shape = tensors["latents"].shape
+        wanted = [key for key, tensor in tensors.items() if tensor.shape == shape and tensor.is_floating_point()]
+        facts: dict[str, Any] = {}
+        for key in wanted[:MAX_PACKED]:
+            packed = pack_latents(tensors[key], form)
+            tensors[key] = torch.frombuffer(bytearray(packed.data), dtype=torch.uint8)
+            facts[key] = {"shape": list(packed.shape), "dtype": packed.dtype, "limit": packed.limit}
+        return facts
+    except WireError as error:
+        raise HandOffError(f"hand-off cannot be written: {error}") from error
+
+
+def _unpack(tensors: dict[str, torch.Tensor], facts: Any, form: Form, expected: tuple[int, ...] | None) -> None:
+    """Restore the tensors that came in a lossy form, in place."""
+    lossy = form != "exact"
+    if not isinstance(facts, dict) or bool(facts) != lossy or (lossy and "latents" not in facts):
+        raise WireError(f"a hand-off in the form {form} names other tensors as packed")
+    if len(facts) > MAX_PACKED:
+        raise WireError(f"more than {MAX_PACKED} tensors in lossy forms")
+    values = 0
+    for key, fact in facts.items():
+        shape, dtype, limit = _fact(key, fact)
+        if expected is not None and shape != tuple(expected):
+            raise WireError(f"latents of shape {shape}, expected {tuple(expected)}")
+        values += math.prod(shape)
+        if values > MAX_PACKED_VALUES:
+            raise WireError(f"more than {MAX_PACKED_VALUES} values in lossy forms")
+        sent = tensors[key]
+        if sent.dtype != torch.uint8 or sent.ndim != 1:
+            raise WireError(f"{key!r} is not in the form {form}")
+        tensors[key] = unpack_latents(Packed(sent.numpy().tobytes(), form, shape, dtype, limit))
+
+
+def _fact(key: str, fact: Any) -> tuple[tuple[int, ...], str, float]:
+    """Shape, dtype and limit of a tensor in a lossy form, as the header says them."""
+    if isinstance(fact, dict):
+        shape, dtype, limit = fact.get("shape"), fact.get("dtype"), fact.get("limit")
+        sides = shape if isinstance(shape, list) else [None]
+        if all(type(side) is int and side > 0 for side in sides) and isinstance(dtype, str) and type(limit) is float:
+            return tuple(sides), dtype, limit
+    raise WireError(f"what reading {key!r} takes is not said")
+
+
+def _conditions(shapes: Any, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor] | None:
+    if shapes is None:
+        return None
+    if not isinstance(shapes, dict) or not set(shapes) <= set(CONDITION_NAMES):
+        raise HandOffError(f"malformed hand-off: conditions are some of {', '.join(CONDITION_NAMES)}")
+    try:
+        return {name: restore(tensors[f"conditions.{name}"], shape) for name, shape in shapes.items()}
+    except ValueError as error:
+        raise HandOffError(f"malformed hand-off: {error}") from error
 
 
 def _still(tensor: torch.Tensor) -> torch.Tensor:

@@ -42,6 +42,7 @@ LATE_ATTRIBUTES = {
 }
 FIXED_ATTRIBUTES = {"_internal_dict", "config", "timesteps", "sigmas", "betas", "alphas", "alphas_cumprod"}
 ARGUMENTS = {"num_inference_steps", "mu"}
+OPTIONS = {"solver_order", "algorithm_type", "solver_type", "use_karras_sigmas", "timestep_spacing", "skip_prk_steps"}
 MAX_TRAIN_TIMESTEPS = 100_000
 MAX_STEPS = 1_000
 
@@ -55,6 +56,19 @@ def scheduler_class(name: str) -> Any:
     if name not in SCHEDULERS:
         raise SchedulerError(f"scheduler={name!r} is not known here; {nearest(str(name), SCHEDULERS)}")
     return getattr(diffusers, name)
+
+
+def configured(made: Any, config: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """The config of class `made` from another scheduler's and `options`; SchedulerError for one that it lacks."""
+    known = set(inspect.signature(made.__init__).parameters) & OPTIONS
+    for key in options:
+        if key not in known:
+            takes = ", ".join(sorted(known)) or "none"
+            raise SchedulerError(f"scheduler_options.{key} is not an option of {made.__name__}; it takes {takes}")
+    try:
+        return config_of(made.from_config(config, **options))
+    except (TypeError, ValueError, NotImplementedError) as error:
+        raise SchedulerError(f"scheduler_options={dict(options)} cannot be: {error}") from error
 
 
 def config_of(scheduler: Any) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import shutil
+import threading
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,6 +39,7 @@ DTYPES: dict[str, torch.dtype] = {
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
 }
+LOADING = threading.RLock()  # diffusers loads by way of global state: two threads at once get empty weights
 
 
 class ModelError(ValueError):
@@ -80,13 +82,14 @@ def load_pipeline(
         raise ModelError(f"run.dtype={dtype!r} is not known; give one of {', '.join(DTYPES)}")
     source = resolve_model(path)
     try:
-        pipe = DiffusionPipeline.from_pretrained(
-            source,
-            dtype=DTYPES[dtype],
-            use_safetensors=True,
-            **(_left_out(Path(source)) | dict.fromkeys(without)),
-            local_files_only=Path(source).is_dir() or bool(os.environ.get("HF_HUB_OFFLINE")),
-        )
+        with LOADING:
+            pipe = DiffusionPipeline.from_pretrained(
+                source,
+                dtype=DTYPES[dtype],
+                use_safetensors=True,
+                **(_left_out(Path(source)) | dict.fromkeys(without)),
+                local_files_only=Path(source).is_dir() or bool(os.environ.get("HF_HUB_OFFLINE")),
+            )
     except Exception as error:
         reason = str(error).strip().splitlines()
         raise ModelError(

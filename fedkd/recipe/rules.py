@@ -63,6 +63,14 @@ RANGES: dict[str, tuple[float, float]] = {
     "evaluation.num_inference_steps": (1, 1000),
     "synthesis.num_inference_steps": (1, 1000),
     "serving.port": (0, 65535),
+    "serving.requests_per_minute": (0.0, 1e6),
+    "serving.concurrent_requests": (0, 10**6),
+    "serving.max_sessions": (1, 10**6),
+    "serving.session_lifetime_s": (1.0, 1e6),
+    "serving.max_waiting": (0, 10**6),
+    "serving.max_rows": (0, 10**4),
+    "serving.max_body_mb": (0.001, 1e5),
+    "serving.refresh_s": (0.0, 1e6),
     "serving.cache_mb": (0.0, 1e9),
 }
 

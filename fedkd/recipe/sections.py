@@ -193,6 +193,17 @@ class ServingConfig:
     port: int = 0  # 0 takes a free one
     split_images: int = 4
     token: str = ""
+    tokens: str = ""  # file of more bearer tokens, each with limits of its own
+    requests_per_minute: float = 0.0  # of a token that names no limit; 0: none
+    concurrent_requests: int = 0  # of a token that names no limit; 0: none
+    max_sessions: int = 64  # split pictures in the making at once
+    session_lifetime_s: float = 600.0  # after its last use a session is dropped
+    max_waiting: int = 64  # requests that may wait; more are told to come again later
+    max_rows: int = 0  # rows of one forward, those of guidance included; 0: learned from the traffic
+    batch: bool = True  # requests share forwards; false computes each one alone
+    max_body_mb: float = 64.0
+    refresh_s: float = 30.0  # how often an edge looks for a newer checkpoint; 0: never
+    cache_dir: str = ""  # of an edge that pulls from a registry elsewhere; empty: RUN/edge-cache
     cache_mb: float = 0.0  # an edge's cache of checkpoints holds at most this; 0: no bound
     trusted_keys: list[str] = field(default_factory=list)  # public keys whose checkpoints edges and users take
     require_signature: bool = False  # refuse checkpoints that carry no signature

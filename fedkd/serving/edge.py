@@ -1,168 +1,209 @@
-"""The edge's HTTP service: whole pictures in OpenAI's form, split sessions, and the model's files."""
+"""The edge's HTTP service: whole pictures in OpenAI's form, split sessions, and the models' files."""
 
 from __future__ import annotations
 
-import base64
-import time
-from collections.abc import AsyncIterator
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from secrets import randbits
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass, field
+from typing import Any
 
-import torch
-from fastapi import FastAPI, Query, Request
-from fastapi.responses import FileResponse, Response
-from safetensors.torch import save
+from fastapi import FastAPI
 
 from fedkd import __version__
+from fedkd.inference.step_engine import StepEngine
 from fedkd.serving.engine import Engine
-from fedkd.serving.errors import EdgeFault, Gate, install_handlers
-from fedkd.serving.messages import ImageRequest, SessionRequest
-from fedkd.serving.sessions import SessionStore
+from fedkd.serving.errors import install_handlers
+from fedkd.serving.gate import Gate
+from fedkd.serving.messages import ErrorAnswer
+from fedkd.serving.metrics import EdgeMetrics
+from fedkd.serving.models import Defaults, EdgeModels
+from fedkd.serving.routes_images import image_routes
+from fedkd.serving.routes_models import model_routes
+from fedkd.serving.routes_page import PAGE_PATHS, page_routes
+from fedkd.serving.routes_sessions import session_routes
+from fedkd.serving.sessions import Session, SessionStore
+from fedkd.serving.sources import Source, source_of
+from fedkd.serving.tokens import Limits, token_book
 
-SAFETENSORS = "application/x-safetensors"
+log = logging.getLogger("fedkd.serving")
+SWEEP_S = 1.0
+ERRORS: dict[int | str, dict[str, Any]] = {
+    "4XX": {"model": ErrorAnswer, "description": "What was asked for cannot be had; the error says why"},
+    "5XX": {"model": ErrorAnswer, "description": "The edge failed, or was too late"},
+}
 
 
-class ComponentResponse(FileResponse):
-    """A file with ranges, in 1 MiB pieces."""
+@dataclass(frozen=True)
+class EdgeSettings:
+    """How an edge serves.
 
-    chunk_size = 1 << 20
+    `scheduler`, `num_inference_steps` and `guidance_scale` hold where neither a request nor the checkpoint's manifest
+    says otherwise. `token` and the file `tokens` name who may ask; `requests_per_minute` and `concurrent` are the
+    limits of tokens that have none of their own (0: none). `max_rows` bounds a forward (0: learned), `batch=False`
+    computes every request alone. Every `refresh_s` seconds newer versions are looked for (0: never).
+    """
+
+    device: str = "cpu"
+    dtype: str = "float32"
+    scheduler: str = "DDIMScheduler"
+    num_inference_steps: int = 12
+    guidance_scale: float = 2.0
+    token: str = ""
+    tokens: str = ""
+    requests_per_minute: float = 0.0
+    concurrent: int = 0
+    max_sessions: int = 64
+    session_lifetime_s: float = 600.0
+    max_body_bytes: int = 64 << 20
+    body_timeout_s: float = 30.0
+    send_timeout_s: float = 60.0
+    max_waiting: int = 64
+    max_rows: int = 0
+    batch: bool = True
+    refresh_s: float = 0.0
+
+
+@dataclass
+class Edge:
+    """The parts of a running edge; `app.state.edge` of its service."""
+
+    settings: EdgeSettings
+    steps: StepEngine
+    models: EdgeModels
+    engine: Engine
+    metrics: EdgeMetrics
+    sessions: SessionStore = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.sessions = SessionStore(self.settings.max_sessions, self.settings.session_lifetime_s, self._session_ended)
+
+    def _session_ended(self, session: Session, outcome: str) -> None:
+        session.channel.end("session.ended", {"status": outcome})
+        self.metrics.sessions.labels(outcome).inc()
+        self.models.release(session.served)
+
+    async def sweep(self) -> None:
+        """Drop expired sessions, for as long as the edge runs."""
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            self.sessions.sweep()
+
+    async def refresh(self) -> None:
+        """Bring newer versions, for as long as the edge runs."""
+        while True:
+            await asyncio.sleep(self.settings.refresh_s)
+            try:
+                await asyncio.to_thread(self.models.refresh)
+            except Exception:
+                log.exception("looking for newer versions failed")
+
+    def close(self) -> None:
+        """End all work and give everything free."""
+        self.sessions.clear()
+        self.engine.close()
+        self.models.close()
 
 
 def create_app(
-    checkpoint: str,
+    checkpoint: str = "",
     *,
-    device: str = "cpu",
-    dtype: str = "float32",
     name: str = "tiny-sd",
     version: str = "",
-    token: str = "",
-    scheduler: str = "DDIMScheduler",
-    num_inference_steps: int = 12,
-    guidance_scale: float = 2.0,
-    max_sessions: int = 64,
-    session_lifetime_s: float = 600.0,
-    max_body_bytes: int = 64 << 20,
-    max_waiting: int = 64,
+    models: Mapping[str, Source | str] | None = None,
+    registry: str = "",
+    cache: str = "",
+    registry_token: str = "",
+    **settings: Any,
 ) -> FastAPI:
-    """The service for the diffusers folder, shipped name or hub id `checkpoint`.
+    """The service for the diffusers folder, shipped name or hub id `checkpoint`, served as `name`.
 
-    `scheduler`, `num_inference_steps` and `guidance_scale` hold where a request names none; `token`
-    (if any) must come as a bearer token. ModelError or SchedulerError when it cannot be served.
+    With `registry` (a folder or URL) it is `name[:version|alias]` there, pulled into the folder `cache` if one is
+    given, and followed as `refresh_s` says. `models` are more of them by name, as such or as sources; `settings` are
+    those of EdgeSettings. ModelError, SchedulerError, CheckpointError or TokenError when it cannot be served.
     """
-    engine = Engine(
-        checkpoint,
-        device=device,
-        dtype=dtype,
-        name=name,
-        version=version,
-        scheduler=scheduler,
-        num_inference_steps=num_inference_steps,
-        guidance_scale=guidance_scale,
-        max_waiting=max_waiting,
-    )
+    given = EdgeSettings(**settings)
+    tokens = token_book(given.token, given.tokens, default=Limits(given.requests_per_minute, given.concurrent))
+    edge = _edge(given)
+    try:
+        wanted: dict[str, Source | str] = {name: checkpoint} if checkpoint else {}
+        for each, source in (wanted | dict(models or {})).items():
+            found = source_of(source, registry, cache, registry_token) if isinstance(source, str) else source
+            edge.models.add(each, found, version=version if each == name else "")
+    except BaseException:
+        edge.close()
+        raise
+    return _app(edge, tokens)
+
+
+def _edge(given: EdgeSettings) -> Edge:
+    defaults = Defaults(given.scheduler, given.num_inference_steps, given.guidance_scale)
+    steps = StepEngine(max_rows=given.max_rows, max_waiting=given.max_waiting, batch=given.batch)
+    metrics = EdgeMetrics()
+    try:
+        models = EdgeModels(steps, device=given.device, dtype=given.dtype, defaults=defaults, metrics=metrics)
+    except BaseException:
+        steps.close()
+        raise
+    edge = Edge(given, steps, models, Engine(steps), metrics)
+    metrics.follow("fedkd_open_sessions", "Split sessions that are open.", lambda: len(edge.sessions))
+    metrics.follow_all("fedkd_engine", "The step engine's own count.", steps.stats)
+    return edge
+
+
+def _app(edge: Edge, tokens: Any) -> FastAPI:
+    given = edge.settings
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        tasks = [asyncio.create_task(edge.sweep())]
+        if given.refresh_s > 0:
+            tasks.append(asyncio.create_task(edge.refresh()))
         yield
-        engine.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        await asyncio.to_thread(edge.close)
 
-    app = FastAPI(title="fedkd edge", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="fedkd edge",
+        summary="Pictures made by device and edge together, or by the edge alone.",
+        version=__version__,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        responses=ERRORS,
+        redirect_slashes=False,
+    )
+    app.state.edge = edge
     install_handlers(app)
-    app.add_middleware(Gate, token=token, max_body_bytes=max_body_bytes)
-    _add_model_routes(app, engine)
-    _add_session_routes(app, engine, SessionStore(max_sessions, session_lifetime_s))
-    _add_image_routes(app, engine)
+    app.add_middleware(
+        Gate,
+        tokens=tokens,
+        max_body_bytes=given.max_body_bytes,
+        body_timeout_s=given.body_timeout_s,
+        send_timeout_s=given.send_timeout_s,
+        open_paths=("/healthz", "/readyz", *PAGE_PATHS),
+        metrics=edge.metrics,
+    )
+    app.include_router(model_routes(edge.models, edge.engine, edge.metrics))
+    app.include_router(session_routes(edge.models, edge.engine, edge.sessions, edge.metrics))
+    app.include_router(image_routes(edge.models, edge.engine, edge.metrics))
+    app.include_router(page_routes(edge.models))
+    if tokens:
+        _name_security(app)
     return app
 
 
-def _add_model_routes(app: FastAPI, engine: Engine) -> None:
-    paths = {file.sha256: engine.folder / file.component / file.name for file in engine.files}
-    description = engine.describe()
+def _name_security(app: FastAPI) -> None:
+    """Say in the OpenAPI description that a bearer token is needed."""
+    describe = app.openapi
 
-    @app.get("/healthz")
-    async def healthz() -> dict[str, str]:
-        return {"status": "ok"}
+    def described() -> dict[str, Any]:
+        schema = describe()
+        schema.setdefault("components", {})["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+        schema["security"] = [{"token": []}]
+        return schema
 
-    @app.get("/v1/model")
-    async def model() -> dict[str, Any]:
-        return description
-
-    @app.get("/v1/components/{digest}")
-    async def component(digest: str) -> Response:
-        path = paths.get(digest)
-        if path is None or not path.is_file():
-            raise EdgeFault(404, "no component file with this digest", param="digest", code="not_found")
-        headers = {"ETag": f'"{digest}"', "Cache-Control": "public, max-age=31536000, immutable"}
-        return ComponentResponse(path, media_type="application/octet-stream", headers=headers)
-
-
-def _add_session_routes(app: FastAPI, engine: Engine, sessions: SessionStore) -> None:
-    @app.post("/v1/sessions", status_code=201)
-    async def open_session(request: SessionRequest) -> Response:
-        sessions.check_room()
-        session, data, seconds = await engine.run(engine.open, request)
-        sessions.add(session)
-        headers = {
-            "Location": f"/v1/sessions/{session.id}",
-            "X-Fedkd-Session": session.id,
-            "X-Fedkd-Edge-Seconds": f"{seconds:.6f}",
-        }
-        return Response(data, 201, headers, SAFETENSORS)
-
-    @app.post("/v1/sessions/{session_id}/handoff")
-    async def hand_off(
-        session_id: str,
-        request: Request,
-        result: Annotated[Literal["png", "latents", "both"], Query()] = "png",
-    ) -> Response:
-        session = sessions.get(session_id)
-        data = await request.body()
-        latents, picture, seconds = await engine.run(engine.finish, session, data, result != "latents")
-        sessions.drop(session_id)
-        headers = {"X-Fedkd-Edge-Seconds": f"{seconds:.6f}"}
-        if result == "png":
-            return Response(picture, 200, headers, "image/png")
-        tensors = {"latents": latents.contiguous()}
-        if picture:
-            tensors["png"] = torch.frombuffer(bytearray(picture), dtype=torch.uint8)
-        return Response(save(tensors), 200, headers, SAFETENSORS)
-
-    @app.delete("/v1/sessions/{session_id}", status_code=204)
-    async def close_session(session_id: str) -> Response:
-        if not sessions.drop(session_id):
-            raise EdgeFault(404, "no such session; it ended or expired", param="id", code="session_not_found")
-        return Response(status_code=204)
-
-
-def _add_image_routes(app: FastAPI, engine: Engine) -> None:
-    height, width = engine.describe()["resolution"]
-
-    @app.post("/v1/images/generations")
-    async def generate(request: ImageRequest) -> dict[str, Any]:
-        if request.stream:
-            raise EdgeFault(400, "stream is not supported here", param="stream", code="unsupported")
-        if request.response_format not in (None, "b64_json"):
-            raise EdgeFault(
-                400, "response_format must be b64_json", param="response_format", code="unsupported"
-            )
-        if request.size not in (None, "auto", f"{width}x{height}"):
-            raise EdgeFault(400, f"size must be {width}x{height} or auto", param="size", code="invalid_value")
-        if request.model not in (None, "", engine.name):
-            raise EdgeFault(
-                404, f"no model {request.model!r}; this edge serves {engine.name!r}", param="model",
-                code="model_not_found",
-            )  # fmt: skip
-        seed = randbits(31) if request.seed is None else request.seed
-        data = []
-        for place in range(request.n or 1):
-            picture = await engine.run(
-                engine.draw,
-                request.prompt,
-                seed + place,
-                request.num_inference_steps,
-                request.guidance_scale,
-                request.scheduler,
-            )
-            data.append({"b64_json": base64.b64encode(picture).decode("ascii")})
-        return {"created": int(time.time()), "data": data, "seed": seed}
+    app.openapi = described  # type: ignore[method-assign]

@@ -1,219 +1,236 @@
-"""The edge's model: one thread owns it, and does an edge's share of a picture."""
+"""An edge's share of a picture, awaited: encode, denoise and decode on the step engine, and hand-offs checked."""
 
 from __future__ import annotations
 
 import asyncio
 import io
-import json
-import logging
-import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, replace
-from pathlib import Path
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
-import diffusers
 import torch
 from PIL import Image
 
-from fedkd.inference.denoiser import decode, denoise, encode, hand_off, start, take_up
+from fedkd.inference.denoiser import Job, decode, encode, start, take_up
 from fedkd.inference.handoff import HandOff, HandOffError
-from fedkd.inference.schedulers import SCHEDULERS, SchedulerError, config_of, scheduler_class
-from fedkd.models.pipeline import denoiser_of, load_pipeline, resolve_model
-from fedkd.serving.components import component_files, model_digest
+from fedkd.inference.schedulers import SchedulerError
+from fedkd.inference.step_engine import Busy, Cancelled, Expired, JobFailed, NotFinite, StepEngine
 from fedkd.serving.errors import EdgeFault
-from fedkd.serving.messages import SessionRequest
+from fedkd.serving.served import Served
 from fedkd.serving.sessions import Session
 
-log = logging.getLogger("fedkd.serving")
 Result = TypeVar("Result")
+OnStep = Callable[[Job], None]
+SAME = ("scheduler", "scheduler_config", "arguments", "guidance_scale", "seed", "dtype")
+FORMATS = {"png": "PNG", "jpeg": "JPEG", "webp": "WEBP"}
 
 
-def png_bytes(image: Image.Image) -> bytes:
-    """A picture as PNG."""
+def picture_bytes(image: Image.Image, form: str = "png", quality: int = 100) -> bytes:
+    """A picture as a file: `form` is one of FORMATS; `quality` (0 to 100) holds for jpeg and webp."""
     buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
+    image.save(buffer, format=FORMATS[form], quality=max(1, quality))
     return buffer.getvalue()
 
 
 class Engine:
-    """A pipeline, its identity, and the one thread that may touch it."""
+    """Work on the step engine, awaited: it ends with its answer or an EdgeFault, and with whoever waits for it."""
 
-    def __init__(
-        self,
-        checkpoint: str,
-        *,
-        device: str,
-        dtype: str,
-        name: str,
-        version: str,
-        scheduler: str,
-        num_inference_steps: int,
-        guidance_scale: float,
-        max_waiting: int,
-    ) -> None:
-        source = resolve_model(checkpoint)
-        if not Path(source).is_dir():  # a hub id: its cached or fetched snapshot
-            source = str(diffusers.DiffusionPipeline.download(source, use_safetensors=True))
-        self.folder = Path(source)
-        scheduler_class(scheduler)
-        self.pipe: Any = load_pipeline(source, device=device, dtype=dtype, scheduler=scheduler)
-        self.files = component_files(self.folder)
-        self.digest = model_digest(self.files)
-        self.name, self.version = name, version or _manifest_version(self.folder)
-        self.device, self.dtype = device, dtype
-        self.num_inference_steps, self.guidance_scale = num_inference_steps, guidance_scale
-        self.max_waiting = max_waiting
-        self.waiting = 0
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="fedkd-model")
+    def __init__(self, steps: StepEngine) -> None:
+        self.steps = steps
+        self.open = True
 
     def close(self) -> None:
-        """Let the current work end and take no more."""
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        """Take no more, and end what is in hand."""
+        self.open = False
+        self.steps.close()
 
-    async def run(self, work: Callable[..., Result], *arguments: Any) -> Result:
-        """Run `work` on the model's thread, first come first served; EdgeFault 503 when too many wait."""
-        if self.waiting >= self.max_waiting:
-            raise EdgeFault(503, f"the edge is busy: {self.waiting} requests wait already", code="busy")
-        self.waiting += 1
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
-        finally:
-            self.waiting -= 1
+    async def begin(
+        self,
+        served: Served,
+        prompt: str,
+        *,
+        seeds: Sequence[int],
+        num_inference_steps: int | None,
+        guidance_scale: float | None,
+        scheduler: str | None,
+        scheduler_options: Mapping[str, Any],
+        owner: str,
+    ) -> list[Job]:
+        """Jobs before their first step, one a seed; EdgeFault 422 for a scheduler or number of steps that cannot be.
 
-    def describe(self) -> dict[str, Any]:
-        """What `GET /v1/model` answers."""
-        network: Any = denoiser_of(self.pipe).config
-        side = network.sample_size
-        height, width = (side, side) if isinstance(side, int) else side
-        scale = self.pipe.vae_scale_factor
-        index = json.loads((self.folder / "model_index.json").read_text(encoding="utf-8"))
-        return {
-            "name": self.name,
-            "version": self.version,
-            "digest": self.digest,
-            "pipeline": index.get("_class_name"),
-            "classes": {
-                key: made[1]
-                for key, made in index.items()
-                if not key.startswith("_") and isinstance(made, list) and made[1]
-            },
-            "files": [asdict(file) for file in self.files],
-            "scheduler": {
-                "class": type(self.pipe.scheduler).__name__,
-                "config": config_of(self.pipe.scheduler),
-            },
-            "schedulers": list(SCHEDULERS),
-            "resolution": [int(height * scale), int(width * scale)],
-            "num_inference_steps": self.num_inference_steps,
-            "guidance_scale": self.guidance_scale,
-            "dtype": self.dtype,
-            "build": {
-                "torch": torch.__version__,
-                "diffusers": diffusers.__version__,
-                "threads": torch.get_num_threads(),
-                "device": self.device,
-            },
-        }
-
-    def open(self, request: SessionRequest) -> tuple[Session, bytes, float]:
-        """Begin a split picture; answers the session, the hand-off's bytes and the seconds it took.
-
-        For `edge_first` the edge has done its steps.
+        EdgeFault 429 when the edge is busy. What follows of these jobs is let in without another look.
         """
-        began = time.perf_counter()
-        guidance = self.guidance_scale if request.guidance_scale is None else request.guidance_scale
-        job = self._start(
-            request.prompt, request.seed, request.num_inference_steps, guidance, request.scheduler
-        )
-        if request.device_steps > job.total:
-            raise EdgeFault(
-                422,
-                f"device_steps={request.device_steps} is more than the {job.total} evaluations of "
-                f"{type(job.scheduler).__name__}; give 0 to {job.total}",
-                param="device_steps",
-                code="invalid_value",
-            )
-        if request.order == "edge_first":
-            denoise(denoiser_of(self.pipe), job, job.total - request.device_steps)
-        handed = hand_off(job, self.digest, with_conditions=request.device_steps > 0)
-        data = handed.to_bytes()
-        assert job.conditions is not None
-        session = Session(
-            conditions=job.conditions,
-            handed=replace(handed, conditions=None),
-            order=request.order,
-            device_steps=request.device_steps,
-            total=job.total,
-        )
-        return session, data, time.perf_counter() - began
+        scale = served.defaults.guidance_scale if guidance_scale is None else guidance_scale
+        count = served.defaults.num_inference_steps if num_inference_steps is None else num_inference_steps
 
-    def finish(self, session: Session, data: bytes, with_picture: bool) -> tuple[torch.Tensor, bytes, float]:
-        """Go on with what the device handed back: final latents (1, C, h, w), PNG bytes (or b''), seconds."""
-        began = time.perf_counter()
-        try:
-            found = HandOff.from_bytes(data, model=session.handed.model)
-            _check_same_picture(found, session)
-            job = take_up(replace(found, conditions=None), conditions=session.conditions, device=self.device)
-        except HandOffError as error:
-            raise EdgeFault(400, str(error), code="hand_off_refused") from error
-        if session.handed.model != self.digest:
-            raise EdgeFault(
-                409, "the edge serves another model now; open a new session", code="model_changed"
-            )
-        try:
-            denoise(denoiser_of(self.pipe), job)
-        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-            log.warning("a device's hand-off could not be gone on with", exc_info=error)
-            raise EdgeFault(
-                400, "hand-off refused: its scheduler state does not work", code="hand_off_refused"
-            ) from error
-        if not torch.isfinite(job.latents).all():
-            raise EdgeFault(
-                400, "hand-off refused: it leads to latents that are not finite", code="not_finite"
-            )
-        picture = png_bytes(decode(self.pipe.vae, job.latents)) if with_picture else b""
-        return job.latents.cpu(), picture, time.perf_counter() - began
+        def work() -> list[Job]:
+            conditions = encode(served.pipe, prompt, scale)
+            facts: dict[str, Any] = {
+                "num_inference_steps": count, "guidance_scale": scale, "scheduler": scheduler,
+                "scheduler_options": scheduler_options,
+            }  # fmt: skip
+            return [start(served.pipe, conditions, seed=seed, **facts) for seed in seeds]
 
-    def draw(
-        self, prompt: str, seed: int, steps: int | None, guidance: float | None, scheduler: str | None
-    ) -> bytes:
-        """A whole picture at the edge, as PNG."""
-        scale = self.guidance_scale if guidance is None else guidance
-        job = denoise(denoiser_of(self.pipe), self._start(prompt, seed, steps, scale, scheduler))
-        return png_bytes(decode(self.pipe.vae, job.latents))
-
-    def _start(
-        self, prompt: str, seed: int, steps: int | None, guidance: float, scheduler: str | None
-    ) -> Any:
         try:
-            return start(
-                self.pipe,
-                encode(self.pipe, prompt, guidance),
-                seed=seed,
-                num_inference_steps=self.num_inference_steps if steps is None else steps,
-                guidance_scale=guidance,
-                scheduler=scheduler,
-            )
+            return await self._call(work, owner, admitted=False)
         except SchedulerError as error:
             raise EdgeFault(422, str(error), param="scheduler", code="invalid_value") from error
 
+    async def denoise(
+        self,
+        served: Served,
+        job: Job,
+        until: int,
+        *,
+        owner: str,
+        deadline_s: float | None = None,
+        exact: bool = False,
+        on_step: OnStep | None = None,
+        session: Session | None = None,
+        admitted: bool = True,
+    ) -> bool:
+        """Take `job` to step `until`; whether all its forwards were its own.
 
-def _manifest_version(folder: Path) -> str:
-    try:
-        found = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        return str(found.get("version", ""))
-    except (OSError, ValueError, AttributeError):
-        return ""
+        The ticket lies in `session` meanwhile, for others to cancel. EdgeFault 429 when the edge is busy, 409 when it
+        was cancelled, 504 when its deadline passed, 422 when the job itself cannot go on.
+        """
+        if job.step >= until:
+            return True
+        if deadline_s is not None and deadline_s <= 0:
+            raise _late()
+        if session is not None and session.ended:
+            raise _cancelled()
+        try:
+            ticket = self.steps.submit(
+                served.key,
+                job,
+                until=until,
+                deadline_s=deadline_s,
+                owner=owner,
+                exact=exact,
+                on_step=on_step,
+                admitted=admitted,
+            )
+        except Busy as error:
+            raise _busy(error) from error
+        if session is not None:
+            session.tickets.append(ticket)
+        try:
+            await _outcome(ticket.future)
+        except asyncio.CancelledError:
+            ticket.cancel()
+            raise
+        except Cancelled as error:
+            raise _cancelled() from error
+        except Expired as error:
+            raise _late() from error
+        except JobFailed as error:
+            raise EdgeFault(422, f"this picture cannot be drawn: {error}", code="cannot_be_drawn") from error
+        finally:
+            if session is not None and ticket in session.tickets:
+                session.tickets.remove(ticket)
+        return ticket.lone
+
+    async def picture(self, served: Served, latents: torch.Tensor, *, owner: str, admitted: bool = True) -> Image.Image:
+        """The picture of latents (1, C, h, w); EdgeFault 429 when the edge is busy, unless it was `admitted`."""
+        return await self._call(lambda: decode(served.pipe.vae, latents), owner, admitted=admitted)
+
+    async def take_up(self, served: Served, data: bytes, session: Session | None = None) -> tuple[HandOff, Job]:
+        """The job of a device's hand-off, with the session's conditions, or without one with its own.
+
+        EdgeFault 400 when it is malformed, or is not that of this session and model.
+        """
+
+        def work() -> tuple[HandOff, Job]:
+            # Not on the model's thread: a large or protected form takes its time to read.
+            found = HandOff.from_bytes(data, model=served.digest, shape=(1, *served.latent_shape))
+            if session is not None:
+                _check_same_picture(found, session)
+                found.conditions = session.conditions
+            else:
+                _check_conditions(found, served)
+            return found, take_up(found, device=served.device)
+
+        try:
+            return await asyncio.to_thread(work)
+        except HandOffError as error:
+            raise EdgeFault(400, str(error), code="hand_off_refused") from error
+
+    async def go_on(self, served: Served, job: Job, until: int, **options: Any) -> bool:
+        """`denoise`, with its options, a job whose state came from a device: EdgeFault 400 when that state fails."""
+        try:
+            return await self.denoise(served, job, until, admitted=False, **options)
+        except EdgeFault as error:
+            if not isinstance(error.__cause__, JobFailed):
+                raise
+            code = "not_finite" if isinstance(error.__cause__, NotFinite) else "hand_off_refused"
+            raise EdgeFault(400, f"hand-off refused: {error.__cause__}", code=code) from error
+
+    async def _call(self, work: Callable[[], Result], owner: str, *, admitted: bool) -> Result:
+        try:
+            return await _outcome(self.steps.call(work, owner=owner, admitted=admitted))
+        except Busy as error:
+            raise _busy(error) from error
+        except Cancelled as error:
+            raise EdgeFault(503, "the edge is closing", code="closing") from error
+
+
+async def _outcome(future: Future[Any]) -> Any:
+    """Await a future of the engine's thread; whoever stops waiting does not take it from that thread's hands."""
+    waiting = asyncio.wrap_future(future)
+    waiting.add_done_callback(lambda done: None if done.cancelled() else done.exception())
+    return await asyncio.shield(waiting)
+
+
+def _cancelled() -> EdgeFault:
+    return EdgeFault(409, "the picture was cancelled", code="cancelled")
+
+
+def _late() -> EdgeFault:
+    return EdgeFault(504, "not done within deadline_s", param="deadline_s", code="deadline_exceeded")
+
+
+def _busy(error: Busy) -> EdgeFault:
+    return EdgeFault(429, str(error), code="busy", retry_after_s=error.retry_after_s)
 
 
 def _check_same_picture(found: HandOff, session: Session) -> None:
     sent = session.handed
-    for name in ("scheduler", "scheduler_config", "arguments", "guidance_scale", "seed", "dtype"):
+    assert sent is not None
+    for name in SAME:
         if getattr(found, name) != getattr(sent, name):
             raise HandOffError(f"hand-off refused: {name} is not that of this session")
-    if found.latents.shape != sent.latents.shape:
-        raise HandOffError(f"hand-off refused: latents of shape {tuple(found.latents.shape)}")
     if found.step != session.returns_at:
         raise HandOffError(f"hand-off refused: it stands at step {found.step}, expected {session.returns_at}")
+
+
+def _check_conditions(found: HandOff, served: Served) -> None:
+    shapes = {name: tuple(tensor.shape[1:]) for name, tensor in (found.conditions or {}).items()}
+    if not shapes:
+        raise HandOffError("hand-off refused: it carries no conditions, and another edge's session is not known here")
+    if shapes != served.condition_shapes:
+        raise HandOffError(f"hand-off refused: conditions of shapes {shapes}, expected {served.condition_shapes}")
+    if found.dtype != served.dtype:
+        raise HandOffError(f"hand-off refused: dtype is {found.dtype}, this edge computes in {served.dtype}")
+
+
+async def while_connected(receive: Callable[[], Awaitable[Any]], work: Awaitable[Result]) -> Result:
+    """`work`, cancelled when the client goes away (EdgeFault 499, which nobody reads); the body must be read."""
+    task = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(_gone(receive))
+    try:
+        await asyncio.wait({task, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise EdgeFault(499, "the client went away", code="client_closed_request")
+    finally:
+        pending = {each for each in (task, leaving) if not each.done()}
+        for each in pending:
+            each.cancel()
+        if pending:
+            await asyncio.wait(pending)
+
+
+async def _gone(receive: Callable[[], Awaitable[Any]]) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

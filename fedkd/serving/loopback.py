@@ -22,13 +22,14 @@ settings = json.loads(sys.stdin.readline())
 import torch
 torch.set_num_threads(settings.pop("threads"))
 import uvicorn
+from fedkd.serving.connections import server_config
 from fedkd.serving.edge import create_app
-host, port = settings.pop("host"), settings.pop("port")
+place = {name: settings.pop(name) for name in ("host", "port", "header_timeout_s")}
 try:
     app = create_app(settings.pop("checkpoint"), **settings)
 except ValueError as error:
     sys.exit(f"error: {error}")
-uvicorn.run(app, host=host, port=port, log_level="warning")
+uvicorn.Server(server_config(app, **place)).run()
 """
 
 
@@ -51,13 +52,14 @@ def serve_in_process(
     port: int = 0,
     threads: int | None = None,
     start_timeout_s: float = 120.0,
+    header_timeout_s: float = 20.0,
     **settings: Any,
 ) -> Iterator[str]:
     """Serve `checkpoint` from a separate process; yields the URL when it answers, and always ends it.
 
-    `settings` are those of `fedkd.serving.edge.create_app`. `threads` is the number of torch threads
-    (default: this process's own, so that both sides compute the same bits). LoopbackError with the edge's
-    own last line when it does not come up.
+    `settings` are those of `fedkd.serving.edge.create_app`, as far as JSON can say them. `threads` is the number of
+    torch threads (default: this process's own, so that both sides compute the same bits). LoopbackError with the
+    edge's own last line when it does not come up.
     """
     import torch
 
@@ -66,6 +68,7 @@ def serve_in_process(
         "checkpoint": str(checkpoint),
         "host": host,
         "port": port,
+        "header_timeout_s": header_timeout_s,
         "threads": torch.get_num_threads() if threads is None else threads,
         **settings,
     }

@@ -1,43 +1,170 @@
-"""What the edge accepts as JSON: the bodies of its two ways to ask for a picture."""
+"""What the edge accepts and answers as JSON."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from fedkd.inference.schedulers import SCHEDULERS
+from fedkd.inference.wire import Form
+
 Prompt = Annotated[str, Field(min_length=1, max_length=4000)]
 Steps = Annotated[int, Field(ge=1, le=1000)]
+DeviceSteps = Annotated[int, Field(ge=0, le=2000)]
 Guidance = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
 Seed = Annotated[int, Field(ge=0, lt=1 << 63)]
+Deadline = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
+Name = Annotated[str, Field(max_length=200)]
+ID_PATTERN = "^[0-9a-f]{32}$"
+SessionId = Annotated[str, Field(pattern=ID_PATTERN)]
+# Told in the description, checked where the answer can name the nearest, or what OpenAI's client expects.
+ResponseFormat = Annotated[str, Field(max_length=20, json_schema_extra={"enum": ["b64_json"]})]
+OutputFormat = Annotated[str, Field(max_length=20, json_schema_extra={"enum": ["png", "jpeg", "webp"]})]
+Scheduler = Annotated[str, Field(max_length=200, json_schema_extra={"enum": list(SCHEDULERS)})]
+Order = Literal["device_first", "edge_first"]
 
 
-class SessionRequest(BaseModel):
-    """Open a split session: the device does `device_steps` evaluations of the denoiser, the edge the rest."""
+class SchedulerOptions(BaseModel):
+    """Changes to the scheduler's configuration, in diffusers' own words; what it does not take is refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    solver_order: Annotated[int, Field(ge=1, le=3)] | None = None
+    algorithm_type: Literal["dpmsolver++", "sde-dpmsolver++"] | None = None
+    solver_type: Literal["midpoint", "heun", "bh1", "bh2"] | None = None
+    use_karras_sigmas: bool | None = None
+    timestep_spacing: Literal["leading", "linspace", "trailing"] | None = None
+    skip_prk_steps: bool | None = None
+
+
+class Sampled(BaseModel):
+    """What both kinds of request say of how a picture is drawn; what is left out is the model's default."""
+
+    num_inference_steps: Steps | None = None
+    guidance_scale: Guidance | None = None
+    scheduler: Scheduler | None = None
+    scheduler_options: SchedulerOptions | None = None
+
+    def options(self) -> dict[str, Any]:
+        """The scheduler options that were given."""
+        return self.scheduler_options.model_dump(exclude_none=True) if self.scheduler_options else {}
+
+
+class SessionRequest(Sampled):
+    """Open a split session: the device does `device_steps` evaluations of the denoiser, the edge the rest.
+
+    `id` (32 hexadecimal digits, chosen at random) lets the client follow the events while this request runs.
+    `wire` is the form in which the edge sends latents; `exact` keeps this picture's forwards apart from other
+    requests', so that it equals the unsplit pipeline bit for bit. `with_conditions` asks for the prompt's embeddings,
+    which are sent anyway when the device has steps to do.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
     prompt: Prompt
-    num_inference_steps: Steps | None = None
-    device_steps: Annotated[int, Field(ge=0, le=2000)] = 0
-    order: Literal["device_first", "edge_first"] = "device_first"
+    model: Name | None = None
+    device_steps: DeviceSteps = 0
+    order: Order = "device_first"
     seed: Seed = 0
-    guidance_scale: Guidance | None = None
-    scheduler: str | None = None
+    wire: Form = "exact"
+    exact: bool = False
+    deadline_s: Deadline | None = None
+    with_conditions: bool | None = None
+    id: SessionId | None = None
 
 
-class ImageRequest(BaseModel):
+class ImageRequest(Sampled):
     """OpenAI's image generation request, with extras (`seed`, `num_inference_steps`…); others are ignored."""
 
     model_config = ConfigDict(extra="ignore")
 
     prompt: Prompt
-    model: str | None = None
+    model: Name | None = None
     n: Annotated[int, Field(ge=1, le=10)] | None = None
-    size: str | None = None
-    response_format: str | None = None
+    size: Annotated[str, Field(max_length=20)] | None = None
+    response_format: Annotated[str, Field(max_length=20, json_schema_extra={"enum": ["b64_json"]})] | None = None
+    output_format: Annotated[str, Field(max_length=20, json_schema_extra={"enum": ["png", "jpeg", "webp"]})] | None = (
+        None
+    )
+    output_compression: Annotated[int, Field(ge=0, le=100)] | None = None
     stream: bool | None = None
+    partial_images: Annotated[int, Field(ge=0, le=3)] | None = None
     seed: Seed | None = None
-    num_inference_steps: Steps | None = None
-    guidance_scale: Guidance | None = None
-    scheduler: str | None = None
+    exact: bool = False
+    deadline_s: Deadline | None = None
+
+
+class ErrorFacts(BaseModel):
+    """What went wrong, in OpenAI's form."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorAnswer(BaseModel):
+    """The body of every answer that is not a success."""
+
+    error: ErrorFacts
+
+
+class PictureData(BaseModel):
+    """One picture."""
+
+    b64_json: str
+
+
+class Pictures(BaseModel):
+    """The pictures of an image request; picture i of n was drawn from seed + i."""
+
+    created: int
+    data: list[PictureData]
+    seed: int
+    output_format: str
+    size: str
+
+
+class ModelCard(BaseModel):
+    """A served model as OpenAI's clients list it."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str = "fedkd"
+
+
+class ModelList(BaseModel):
+    """The served models."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelCard]
+
+
+class ModelFacts(BaseModel):
+    """What a device needs to know of a model: its files by digest, classes, scheduler, defaults, the edge's build."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str
+    version: str
+    digest: str
+    pipeline: str | None
+    classes: dict[str, str]
+    files: list[dict[str, Any]]
+    scheduler: dict[str, Any]
+    schedulers: list[str]
+    resolution: list[int]
+    num_inference_steps: int
+    guidance_scale: float
+    dtype: str
+    features: list[str]
+    build: dict[str, Any]
+    load: dict[str, Any] = Field(default_factory=dict)
+
+
+class Status(BaseModel):
+    """Whether the edge is up, or ready."""
+
+    status: str

@@ -11,7 +11,9 @@ from fastapi import FastAPI, Request
 from fastapi.responses import FileResponse, JSONResponse, Response
 
 from fedkd import __version__
-from fedkd.serving.errors import EdgeFault, Gate, install_handlers
+from fedkd.serving.errors import EdgeFault, install_handlers
+from fedkd.serving.gate import Gate
+from fedkd.serving.tokens import token_book
 
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 BLOB = re.compile(r"blobs/sha256/([0-9a-f]{2})/(\1[0-9a-f]{62})")
@@ -35,7 +37,7 @@ def create_registry_app(root: Path | str, token: str = "") -> FastAPI:
     folder = Path(root).resolve()
     app = FastAPI(title="fedkd registry", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
     install_handlers(app)
-    app.add_middleware(Gate, token=token, max_body_bytes=0)
+    app.add_middleware(Gate, tokens=token_book(token), max_body_bytes=0)
 
     @app.api_route("/healthz", methods=["GET", "HEAD"])
     async def healthz() -> dict[str, str]:

@@ -9,7 +9,8 @@ import pytest
 
 from fedkd.checkpoints.manifest import CheckpointError
 from fedkd.cli.benchmarks import registry_transfer as transfer
-from fedkd.cli.benchmarks.registry import KILLS, QUICK_KILLS, SECOND_BOUND, SHIPPED_MODEL, wanted
+from fedkd.cli.benchmarks.registry import KILLS, QUICK_KILLS, SECOND_BOUND, SHIPPED_MODEL, TINY_RANK, wanted
+from fedkd.cli.benchmarks.registry_student import base_and_student
 from fedkd.cli.benchmarks.request import Request
 
 
@@ -25,7 +26,7 @@ def test_the_number_of_kills_is_what_the_override_says() -> None:
 def test_a_second_version_with_another_lora_moves_little_whatever_the_store(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    moved, _ = transfer.bytes_moved(SHIPPED_MODEL, tmp_path, "token")
+    moved, _ = transfer.bytes_moved(base_and_student(SHIPPED_MODEL, tmp_path, TINY_RANK), tmp_path, "token")
     assert {"file", "http"} <= set(moved)
     for place, (first, second) in moved.items():
         with capsys.disabled():

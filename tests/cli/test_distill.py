@@ -74,7 +74,7 @@ def test_a_killed_job_goes_on_to_the_student_of_an_undisturbed_one(tiny_folder: 
         (["distillation.progressive.start_steps=12"], "distillation.progressive.start_steps=12 is no power of two"),
         (["distillation.method=progresive"], "did you mean 'progressive'"),
         (["teachers=[{adapter: nowhere.safetensors}]"], "teachers[0].adapter=nowhere.safetensors does not exist"),
-        (["teachers=[{checkpoint: 'student:v9'}]"], "teachers[0].checkpoint=student:v9: no checkpoint"),
+        (["teachers=[{checkpoint: 'student:v9'}]"], "teachers[0].checkpoint=student:v9: no v9 version"),
         (["teachers=[]"], "teachers is empty"),
         (["data.path=nowhere.txt"], "data.path=nowhere.txt cannot be read"),
         (["data.source=folder", "data.path=pictures"], "data.caption_column=caption"),

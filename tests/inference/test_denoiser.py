@@ -46,9 +46,7 @@ def begin(pipe: Any, scheduler: str, guidance: float = 2.0, seed: int = 3) -> An
 
 
 @pytest.mark.parametrize("scheduler", SPLITTABLE)
-def test_every_split_point_gives_the_pipelines_latents_bit_for_bit(
-    tiny_pipeline: Any, scheduler: str
-) -> None:
+def test_every_split_point_gives_the_pipelines_latents_bit_for_bit(tiny_pipeline: Any, scheduler: str) -> None:
     expected = unsplit(tiny_pipeline, scheduler, 2.0)
     assert torch.isfinite(expected).all()
     for k in (3,) if scheduler in SLOW else range(begin(tiny_pipeline, scheduler).total + 1):
@@ -114,6 +112,14 @@ def test_a_job_cannot_go_back_or_beyond_its_end(tiny_pipeline: Any) -> None:
             denoise(tiny_pipeline.unet, job, until)
 
 
+def test_a_job_without_conditions_is_passed_on_but_not_denoised(tiny_pipeline: Any) -> None:
+    job = begin(tiny_pipeline, "DDIMScheduler")
+    job.conditions = None
+    assert denoise(tiny_pipeline.unet, job, 0).step == 0
+    with pytest.raises(ValueError, match="no conditions"):
+        denoise(tiny_pipeline.unet, job)
+
+
 @pytest.mark.parametrize(
     ("name", "steps", "expected"),
     [
@@ -123,11 +129,7 @@ def test_a_job_cannot_go_back_or_beyond_its_end(tiny_pipeline: Any) -> None:
         ("DDIMScheduler", 0, "give 1 to 1000"),
     ],
 )
-def test_schedulers_that_cannot_be_used_are_named(
-    tiny_pipeline: Any, name: str, steps: int, expected: str
-) -> None:
+def test_schedulers_that_cannot_be_used_are_named(tiny_pipeline: Any, name: str, steps: int, expected: str) -> None:
     conditions = encode(tiny_pipeline, "a", 1.0)
     with pytest.raises(SchedulerError, match=expected):
-        start(
-            tiny_pipeline, conditions, seed=0, num_inference_steps=steps, guidance_scale=1.0, scheduler=name
-        )
+        start(tiny_pipeline, conditions, seed=0, num_inference_steps=steps, guidance_scale=1.0, scheduler=name)

@@ -13,12 +13,23 @@ from fedkd.serving.device import EdgeClient, EdgeError
 from fedkd.serving.loopback import LoopbackError, free_port, serve_in_process
 
 T = 4
-FOUR = (
-    "DDIMScheduler",
-    "EulerDiscreteScheduler",
-    "DPMSolverMultistepScheduler",
-    "EulerAncestralDiscreteScheduler",
-)
+DPM = "DPMSolverMultistepScheduler"
+OPTIONS: dict[str, dict[str, Any]] = {
+    "order 1": {"solver_order": 1},
+    "order 3": {"solver_order": 3},
+    "SDE": {"algorithm_type": "sde-dpmsolver++"},
+}
+SCHEDULERS = {  # and how many evaluations of the denoiser they take for T steps
+    "DDIMScheduler": T,
+    "PNDMScheduler": 13,  # its Runge-Kutta start, which the configurations of SD itself leave out
+    "EulerDiscreteScheduler": T,
+    "EulerAncestralDiscreteScheduler": T,
+    "DPMSolverMultistepScheduler": T,
+    "UniPCMultistepScheduler": T,
+    "HeunDiscreteScheduler": 2 * T - 1,
+    "LCMScheduler": T,
+    **{f"{DPM}, {name}": T for name in OPTIONS},
+}
 
 
 @pytest.fixture(scope="module")
@@ -29,9 +40,21 @@ def client(edge_url: str, tmp_path_factory: pytest.TempPathFactory) -> Any:
         yield found
 
 
-def unsplit(pipe: Any, scheduler: str, output_type: str) -> Any:
+@pytest.fixture(scope="module")
+def pipeline(tiny_folder: Path) -> Any:
+    """diffusers' own pipeline of the folder that the edge serves.
+
+    Not the one in memory: diffusers gives another scheduler class its own defaults for what was never set, and
+    a saved configuration has everything set.
+    """
+    found: Any = diffusers.DiffusionPipeline.from_pretrained(str(tiny_folder), local_files_only=True)
+    found.set_progress_bar_config(disable=True)
+    return found
+
+
+def unsplit(pipe: Any, scheduler: str, options: dict[str, Any], output_type: str) -> Any:
     before = pipe.scheduler
-    pipe.scheduler = getattr(diffusers, scheduler).from_config(before.config)
+    pipe.scheduler = getattr(diffusers, scheduler).from_config(before.config, **options)
     try:
         return pipe(
             "a red seven",
@@ -45,15 +68,17 @@ def unsplit(pipe: Any, scheduler: str, output_type: str) -> Any:
 
 
 @pytest.mark.parametrize("order", ["device_first", "edge_first"])
-@pytest.mark.parametrize("scheduler", FOUR)
+@pytest.mark.parametrize(("scheduler", "total"), SCHEDULERS.items())
 def test_every_split_point_equals_the_unsplit_pipeline_over_http(
-    tiny_pipeline: Any, client: EdgeClient, scheduler: str, order: Any
+    pipeline: Any, client: EdgeClient, scheduler: str, total: int, order: Any
 ) -> None:
     assert client.same_build()
-    latents = unsplit(tiny_pipeline, scheduler, "latent")
-    picture = unsplit(tiny_pipeline, scheduler, "pil")[0]
-    for device_steps in range(T + 1):
-        for decode in ("edge", "device") if device_steps % 2 == 0 else ("edge",):
+    scheduler, _, variant = scheduler.partition(", ")
+    options = OPTIONS.get(variant, {})
+    latents = unsplit(pipeline, scheduler, options, "latent")
+    picture = unsplit(pipeline, scheduler, options, "pil")[0]
+    for device_steps in (0, 1, total // 2, total - 1, total):
+        for decode in ("edge", "device") if device_steps == total // 2 else ("edge",):
             result = client.generate(
                 "a red seven",
                 num_inference_steps=T,
@@ -62,12 +87,13 @@ def test_every_split_point_equals_the_unsplit_pipeline_over_http(
                 seed=5,
                 guidance_scale=2.0,
                 scheduler=scheduler,
+                scheduler_options=options or None,
                 decode=decode,
             )
             assert result.latents is not None
             assert torch.equal(result.latents, latents), f"{device_steps} on the device, decode by {decode}"
             assert result.image.tobytes() == picture.tobytes()
-            assert (result.device_steps, result.edge_steps) == (device_steps, T - device_steps)
+            assert (result.device_steps, result.edge_steps) == (device_steps, total - device_steps)
             assert result.bytes_up > 0 and result.bytes_down > 0
 
 
@@ -92,6 +118,11 @@ def test_more_steps_than_there_are_is_refused_with_the_number(client: EdgeClient
 def test_an_unknown_scheduler_names_the_nearest(client: EdgeClient) -> None:
     with pytest.raises(EdgeError, match="did you mean 'DDIMScheduler'"):
         client.generate("a", device_steps=1, scheduler="DDIMSchedule")
+
+
+def test_an_option_that_the_scheduler_does_not_take_is_named(client: EdgeClient) -> None:
+    with pytest.raises(EdgeError, match=r"scheduler_options\.solver_order is not an option of DDIMScheduler"):
+        client.generate("a", device_steps=1, scheduler="DDIMScheduler", scheduler_options={"solver_order": 2})
 
 
 def test_an_unreachable_edge_is_one_clear_line(tmp_path: Path) -> None:

@@ -77,7 +77,8 @@ def notes(request: Request) -> list[str]:
     """What the figures do not say of themselves."""
     return [
         "offload: sca is OQC's Algorithms 1-3 from a = 1/2, sca-random from a uniform (seed 1): R < 0 in the paper's "
-        "setting, so it is shifted by w2; a binary start is absorbing; SCA loses by its choice of users and by rounding steps down",
+        "setting, so it is shifted by w2; a binary start is absorbing; SCA loses by its choice of users and by rounding"
+        " steps down",
         "offload: a certified gap of 0 means proven optimal: no choice outside the searched core loses as little; the "
         "duality gap alone is what the Lagrangian bound says without that search",
     ]

@@ -1,0 +1,102 @@
+"""What a split request costs over the unsplit pipeline, with what the network costs taken by itself."""
+
+from __future__ import annotations
+
+import io
+import statistics
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import httpx
+
+from fedkd.cli.benchmarks.serving_load import GUIDANCE, PROMPTS
+from fedkd.cli.benchmarks.serving_options import ServingOptions
+
+Order = Literal["device_first", "edge_first"]
+ORDERS: tuple[Order, ...] = ("device_first", "edge_first")
+WARM_UP = 2
+
+
+@dataclass
+class Overhead:
+    """Seconds of each picture, in the order in which they were drawn; `network` echoes the same bytes in two trips.
+
+    `equal` counts split pictures that are the unsplit pipeline's, byte for byte.
+    """
+
+    unsplit: list[float] = field(default_factory=list)
+    split: dict[str, list[float]] = field(default_factory=dict)
+    network: dict[str, list[float]] = field(default_factory=dict)
+    device: dict[str, list[float]] = field(default_factory=dict)
+    edge: dict[str, list[float]] = field(default_factory=dict)
+    bytes_moved: dict[str, int] = field(default_factory=dict)
+    equal: int = 0
+    compared: int = 0
+
+    def share(self, order: str) -> float:
+        """Median over pictures of (split - network) / unsplit - 1, each picture against its neighbour in time."""
+        pairs = zip(self.split[order], self.network[order], self.unsplit, strict=True)
+        return statistics.median((split - network) / unsplit - 1 for split, network, unsplit in pairs)
+
+
+def measure(edge: str, rival: str, folder: str, options: ServingOptions, cache: Path) -> Overhead:
+    """Draw pictures unsplit here, then split in half in both orders, in turn, each to the bytes of a PNG.
+
+    The device is this process: it has the edge's model, dtype, kind of device and number of threads.
+    """
+    import torch
+
+    from fedkd.models.pipeline import load_pipeline
+    from fedkd.serving.device import EdgeClient
+
+    torch.set_num_threads(options.threads)
+    pipe: Any = load_pipeline(folder, device=options.device, dtype=options.dtype, scheduler="DDIMScheduler")
+    found = Overhead()
+    for figures in (found.split, found.network, found.device, found.edge):
+        figures.update({order: [] for order in ORDERS})
+    with (
+        EdgeClient(edge, device=options.device, dtype=options.dtype, cache_dir=cache) as client,
+        httpx.Client(base_url=rival, trust_env=False, timeout=60) as http,
+    ):
+        client.prepare()
+        for place in range(-WARM_UP, options.pictures):
+            plan: dict[str, Any] = {"prompt": PROMPTS[place % len(PROMPTS)], "guidance_scale": GUIDANCE}
+            plan |= {"num_inference_steps": options.steps}
+            began = time.perf_counter()
+            image = pipe(**plan, generator=torch.Generator("cpu").manual_seed(place + WARM_UP)).images[0]
+            image.save(io.BytesIO(), format="PNG")  # as an edge answers it
+            unsplit_s = time.perf_counter() - began
+            if place >= 0:
+                found.unsplit.append(unsplit_s)
+            for order in ORDERS:
+                began = time.perf_counter()
+                result = client.generate(
+                    **plan,
+                    seed=place + WARM_UP,
+                    device_steps=options.steps // 2,
+                    order=order,
+                    with_latents=False,
+                )
+                split_s = time.perf_counter() - began
+                network_s = echoes(http, result.bytes_up, result.bytes_down)
+                if place < 0:
+                    continue
+                found.split[order].append(split_s)
+                found.network[order].append(network_s)
+                found.device[order].append(result.device_seconds)
+                found.edge[order].append(result.edge_seconds)
+                found.bytes_moved[order] = result.bytes_up + result.bytes_down
+                found.compared += 1
+                found.equal += result.image.tobytes() == image.tobytes()
+    return found
+
+
+def echoes(http: httpx.Client, up: int, down: int) -> float:
+    """Seconds of two round trips that move as many bytes in both directions, and no more work than that."""
+    began = time.perf_counter()
+    for _ in range(2):
+        answer = http.post("/echo", params={"size": down // 2}, content=bytes(up // 2))
+        assert len(answer.content) == down // 2
+    return time.perf_counter() - began
