@@ -7,12 +7,15 @@ from typing import Annotated
 
 import typer
 
-NAMES = ("federated", "distillation", "step-cost", "registry", "serving", "soak")
+NAMES = ("federated", "distillation", "step-cost", "registry", "serving", "soak", "planning", "papers")
 
 
 def bench(
     name: Annotated[
-        str, typer.Argument(help="Which benchmark: federated, distillation, step-cost, registry, serving or soak.")
+        str,
+        typer.Argument(
+            help="Which benchmark: federated, distillation, step-cost, registry, serving, soak, planning or papers."
+        ),
     ],
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Recipe overrides, such as distillation.gamma=0.9.")
