@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -43,9 +44,17 @@ class BlobStore:
     def intact(self, entry: FileEntry) -> bool:
         """Whether the blob is stored with the right content; a damaged one is deleted."""
         path = self.path(entry.sha256)
-        if self.has(entry) and file_digest(path) == entry.sha256:
-            return True
-        path.unlink(missing_ok=True)
+        try:
+            with path.open("rb") as stream:
+                read = os.fstat(stream.fileno())
+                whole = read.st_size == entry.size
+                if whole and hashlib.file_digest(stream, "sha256").hexdigest() == entry.sha256:
+                    return True
+        except FileNotFoundError:
+            return False
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(path.stat(), read):  # else another writer has put a good one there meanwhile
+                path.unlink()
         return False
 
     def digests(self) -> list[str]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from fedkd.checkpoints.blobs import BlobStore
 from fedkd.checkpoints.manifest import CheckpointError, FileEntry, Manifest
 from fedkd.checkpoints.names import pin, rollback, unpin
 from fedkd.checkpoints.registry import Registry
@@ -251,3 +254,22 @@ def test_a_pin_is_of_a_version_that_is_there_and_can_be_taken_away_once(model: P
         unpin(registry, "m")
     with pytest.raises(CheckpointError, match="known versions"):
         pin(registry, "m:v4")
+
+
+def look_often(store: BlobStore, entry: FileEntry) -> None:
+    for _ in range(50):
+        store.intact(entry)
+
+
+def test_looking_for_a_blob_never_takes_one_away_that_another_writer_just_put(tmp_path: Path) -> None:
+    data = b"weights" * 1000
+    entry = FileEntry("w.safetensors", hashlib.sha256(data).hexdigest(), len(data))
+
+    for attempt in range(40):
+        store = BlobStore(tmp_path / str(attempt))
+        with ThreadPoolExecutor(4) as pool:
+            looks = [pool.submit(look_often, store, entry) for _ in range(3)]
+            pool.submit(store.put_bytes, entry.sha256, data).result()
+            for look in looks:
+                look.result()
+        assert store.intact(entry)
