@@ -127,7 +127,8 @@ class Connection:
             for response in opened:  # a thread that waits in recv is woken by nothing less
                 with suppress(OSError, AttributeError):
                     response.extensions["network_stream"].get_extra_info("socket").shutdown(socket.SHUT_RDWR)
-            watcher.join(2.0)
+            if opened:  # one that is not is on its way to a session that has ended
+                watcher.join(2.0)
 
     def _watch(self, ask: Ask, opened: list[httpx.Response], over: threading.Event) -> None:
         with suppress(httpx.HTTPError, httpx.StreamError, SSEError, RuntimeError):

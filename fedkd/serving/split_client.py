@@ -141,7 +141,7 @@ class Picture:
         if "events" in self.features:
             body["id"] = secrets.token_hex(16)
             self.edge, self.session = edge, body["id"]
-            watch = f"/v1/sessions/{body['id']}/events" if order == "edge_first" else ""
+            watch = self._events(f"/v1/sessions/{body['id']}") if order == "edge_first" else ""
         ask = Ask(edge, "POST", "/v1/sessions", json=body, watch=watch, on_event=self._hear)
         return (yield from self._begin_session(edge, ask))
 
@@ -240,7 +240,7 @@ class Picture:
         handed = hand_off(self.job, self.digest, with_conditions=False)
         data = handed.to_bytes(form=self.wish.wire)
         path = f"/v1/sessions/{self.session}"
-        watch = f"{path}/events" if "events" in self.features else ""
+        watch = self._events(path) if "events" in self.features else ""
         answer = yield from self._ask(Ask(
             self.edge, "POST", f"{path}/handoff", params={"result": wanted}, content=data, watch=watch,
             on_event=self._hear,
@@ -273,6 +273,10 @@ class Picture:
         except ValueError as error:
             raise EdgeLost(f"the edge at {ask.edge} says nonsense of its seconds") from error
         return answer
+
+    def _events(self, session: str) -> str:
+        """Where the edge tells of its steps; empty when nobody listens. Without `wait_s` it could hold us up."""
+        return f"{session}/events?wait_s=0" if self._progress is not None else ""
 
     def _hear(self, _: str, data: str) -> None:
         """Progress of the edge's half, from its events; what cannot be read is passed over."""

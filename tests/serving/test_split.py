@@ -145,3 +145,17 @@ def test_another_dtype_is_refused_before_any_step(edge_url: str, tmp_path: Path)
 def test_an_edge_that_cannot_start_says_why(tmp_path: Path) -> None:
     with pytest.raises(LoopbackError, match=r"model_index\.json"), serve_in_process(str(tmp_path)):
         pass
+
+
+def test_a_slow_link_waits_for_no_event_of_a_session_that_has_ended(edge_url: str, tmp_path: Path) -> None:
+    from fedkd.cli.benchmarks.limiter import limited
+
+    asked: list[str] = []
+    with limited(edge_url, 1e6) as link, EdgeClient(link.url, cache_dir=tmp_path) as far:
+        far.prepare()
+        far._connection._http.event_hooks["request"].append(lambda request: asked.append(request.url.path))
+        far.generate("a", device_steps=2, order="edge_first", scheduler="DDIMScheduler")
+        assert not [path for path in asked if path.endswith("/events")]
+        seen: list[tuple[int, int]] = []
+        far.generate("a", device_steps=2, order="edge_first", progress=lambda *at: seen.append(at))
+        assert seen == sorted(seen) and seen[-1] == (T, T)
