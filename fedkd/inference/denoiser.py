@@ -16,7 +16,7 @@ from PIL import Image
 from fedkd.inference import schedulers
 from fedkd.inference.handoff import HandOff, HandOffError
 from fedkd.models.conditioning import Conditions, encode_prompts, predict
-from fedkd.models.pipeline import DTYPES, denoiser_of
+from fedkd.models.pipeline import DTYPES, denoiser_of, device_of
 
 Progress = Callable[[int, int], None]
 
@@ -87,10 +87,11 @@ def start(
     arguments: dict[str, Any] = {"num_inference_steps": num_inference_steps}
     if config.get("use_dynamic_shifting"):
         arguments["mu"] = _shift(config, (height // network.patch_size) * (width // network.patch_size))
-    fresh = schedulers.fresh(made.__name__, config, arguments, str(pipe.device))
+    device = device_of(pipe)
+    fresh = schedulers.fresh(made.__name__, config, arguments, str(device))
     dtype = conditions["encoder_hidden_states"].dtype
     latents, generator = _first_noise(seed, (1, network.in_channels, height, width), dtype)
-    latents = latents.to(pipe.device)
+    latents = latents.to(device)
     return Job(
         latents=latents * fresh.init_noise_sigma if hasattr(fresh, "init_noise_sigma") else latents,
         scheduler=fresh,

@@ -9,6 +9,7 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 
 from fedkd.models.control import ControlledUNet
+from fedkd.models.pipeline import device_of
 
 Conditions = dict[str, torch.Tensor]
 
@@ -20,7 +21,7 @@ def encode_prompts(pipe: DiffusionPipeline, prompts: list[str]) -> Conditions:
     Returns `encoder_hidden_states` (rows, S, D); SDXL adds `text_embeds` (rows, P) and `time_ids`
     (rows, 6); SD3 adds `pooled_projections` (rows, P).
     """
-    device = pipe._execution_device
+    device = device_of(pipe)
     rows = len(prompts)
     if hasattr(pipe, "transformer"):
         encoded = pipe.encode_prompt(prompts, None, None, device=device, do_classifier_free_guidance=False)
@@ -56,7 +57,7 @@ def encode_control(pipe: Any, image: Image.Image, *, rows: int, scale: float = 1
         height=height * pipe.vae_scale_factor,
         batch_size=1,
         num_images_per_prompt=1,
-        device=pipe._execution_device,
+        device=device_of(pipe),
         dtype=pipe.controlnet.dtype,
     )
     return {

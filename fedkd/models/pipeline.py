@@ -127,6 +127,11 @@ def named_scheduler(name: str) -> Any:
     return found
 
 
+def device_of(pipe: DiffusionPipeline) -> torch.device:
+    """Where the pipeline computes. Its own `device` looks at every module, which takes longer than a small step."""
+    return next(denoiser_of(pipe).parameters()).device
+
+
 def denoiser_of(pipe: DiffusionPipeline) -> Any:
     """The network that predicts noise: `pipe.unet`, or `pipe.transformer` (SD3)."""
     unet = getattr(pipe, "unet", None)
