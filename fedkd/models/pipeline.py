@@ -107,6 +107,16 @@ def load_pipeline(
     return pipe.to(device)
 
 
+def _open_in_float32(folder: Path) -> None:
+    """Let text encoders open in float32 when no dtype is asked for, as diffusers opens everything else.
+
+    transformers would take the stored half precision, and a pipeline of two dtypes cannot draw.
+    """
+    for path in folder.glob("text_encoder*/config.json"):
+        config = json.loads(path.read_text(encoding="utf-8"))
+        path.write_text(json.dumps({**config, "dtype": "float32"}, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
 def _left_out(folder: Path) -> dict[str, None]:
     """Components that a local folder goes without, such as SD3's T5, which diffusers wants named as None."""
     if not folder.is_dir():
@@ -154,6 +164,7 @@ def save_pipeline(pipe: DiffusionPipeline, folder: Path, dtype: str = "float16")
                 module, DTYPES[dtype]
             )  # diffusers' own .to() warns of components to keep in float32
         pipe.save_pretrained(str(part), safe_serialization=True)
+        _open_in_float32(part)
     finally:
         for key, module in modules.items():
             torch.nn.Module.to(module, before[key])
