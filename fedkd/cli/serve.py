@@ -161,8 +161,8 @@ def _local(wanted: str, resolved: Recipe, policy: TrustPolicy) -> tuple[str, Sou
 
     root = registry_dir(resolved)
     published = Registry(root).names() if root.is_dir() else []
-    if not wanted and resolved.model.name in published:
-        wanted = resolved.model.name
+    if not wanted and resolved.model.name in published:  # also where a shipped model has that name
+        return resolved.model.name, RegistrySource(Registry(root), resolved.model.name, policy)
     if not wanted:
         return resolved.model.name, FolderSource(resolved.model.path)
     name = wanted.partition(":")[0]

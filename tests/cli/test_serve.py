@@ -69,3 +69,22 @@ def test_mistakes_are_one_line(tmp_path: Path, options: list[str], said: str) ->
     ran = CliRunner().invoke(app, ["serve", "quickstart", f"run.out={tmp_path}", "--port", "0", *options])
     assert ran.exit_code == 2, ran.output
     assert ran.stderr.startswith("error: ") and said in ran.stderr
+
+
+def test_without_a_checkpoint_the_newest_that_the_recipe_published_is_served(tmp_path: Path, tiny_folder: Path) -> None:
+    from fedkd.checkpoints.signing import TrustPolicy
+    from fedkd.cli.serve import _models
+    from fedkd.recipe import load_recipe
+    from fedkd.serving.sources import FolderSource, RegistrySource
+
+    recipe = load_recipe("quickstart", [f"run.registry={tmp_path / 'registry'}"])
+    assert _models([""], recipe, "", "") == {"tiny-sd": FolderSource("tiny-sd")}  # nothing was published yet
+    registry = Registry(tmp_path / "registry")
+    registry.publish(tiny_folder, name="tiny-sd")
+    source = _models([""], recipe, "", "")["tiny-sd"]
+    assert isinstance(source, RegistrySource)
+    assert source.moves and source.policy == TrustPolicy(public_keys=[])
+    assert source.bring().folder == registry.folder("tiny-sd:v0")
+    assert _models(["tiny-sd"], recipe, "", "") == {"tiny-sd": FolderSource("tiny-sd")}  # the shipped one, by its name
+    pinned = _models(["tiny-sd:v0"], recipe, "", "")["tiny-sd"]
+    assert isinstance(pinned, RegistrySource) and not pinned.moves
