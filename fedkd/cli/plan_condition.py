@@ -102,6 +102,6 @@ def _draw(problem: ConditionProblem, variant: int, fronts: dict[str, list[int]],
         (scores.size_bytes[variant] / 1e3, float(quality[variant])),
         axes=("size of the condition (kB)", f"quality after {problem.steps} steps"),
         title="Pareto fronts of visual conditions",
-        label=scores.name(variant),
+        label=f"chosen: {scores.name(variant)}",
         limits=(None, float(problem.quality_floor[0])),
     )

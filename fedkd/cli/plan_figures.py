@@ -67,9 +67,9 @@ def front_figure(
         for name, (x, y) in series.items():
             place.plot(x, y, marker="o", markersize=3, linewidth=1, label=name)
         place.plot(*chosen, marker="*", markersize=16, linestyle="none", color="black", label=label)
-        for limit, line in zip(limits, (place.axvline, place.axhline), strict=True):
+        for limit, line, axis in zip(limits, (place.axvline, place.axhline), axes, strict=True):
             if limit is not None:
-                line(limit, linestyle="--", linewidth=1, color="grey")
+                line(limit, linestyle="--", linewidth=1, color="grey", label=f"limit of {axis}: {limit:g}")
         place.set_xlabel(axes[0])
         place.set_ylabel(axes[1])
         place.set_title(title)

@@ -13,6 +13,18 @@ if TYPE_CHECKING:
 SHOWN_USERS, POINTS = 30, 20
 PARTS = {"delay_s": "delay s", "energy_j": "energy J", "error": "error", "utility": "utility"}
 COMPARED = ("dual", "dp", "milp", "sca", "sca-random", "random")
+EXAMPLE = """\
+# one number a user
+error_decay: [0.12, 0.25, 0.18]
+utility_growth: [0.22, 0.11, 0.29]
+# one number, or one a user
+device_step_s: [0.4, 0.9, 0.5]
+edge_step_s: 0.1
+device_most_steps: 10
+edge_most_steps: 20
+# what the edge can run in all
+edge_budget_steps: 30
+"""
 SLOW_ABOVE = 2_000  # users; HiGHS and SCA then take minutes
 
 
@@ -42,6 +54,7 @@ def offload(
         Path | None,
         typer.Option(help="Draw the optimum by the edge's budget to this PNG or SVG.", show_default=False),
     ] = None,
+    example: Annotated[bool, typer.Option("--example", help="Print a PROBLEM to start from.")] = False,
 ) -> None:
     """Decide who goes to the edge, and with how many steps, under the edge's budget of steps (OQC, problem P1).
 
@@ -50,7 +63,7 @@ def offload(
 
     Example: fedkd plan offload --users 30 --edge-steps 100 --compare
     Example: fedkd plan offload --users 1000000
-    Example: fedkd plan offload mine.yaml --plot front.svg --json
+    Example: fedkd plan offload --example > mine.yaml; fedkd plan offload mine.yaml --plot front.svg
     """
     from fedkd.cli.console import guard
 
@@ -58,6 +71,9 @@ def offload(
         from fedkd.cli.plan_figures import as_json as to_json
         from fedkd.planning.offload import plan
 
+        if example:
+            print(EXAMPLE, end="")
+            return
         problem = _problem(problem_file, users, edge_steps, least_steps, seed)
         solution = plan(problem, method)
         others = _others(solution) if compare else []
@@ -89,8 +105,10 @@ def _problem(
 
     try:
         given = yaml.safe_load(path.read_text("utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise PlanningError(f"{path} is neither YAML nor JSON: {error}") from None
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise PlanningError(
+            f"{path} cannot be read as YAML or JSON: {error}; `fedkd plan offload --example` prints such a file"
+        ) from None
     if not isinstance(given, dict):
         raise PlanningError(f"{path} holds no fields; give at least {', '.join(FIELDS[:3])}")
     for name in given:
@@ -183,5 +201,5 @@ def _draw(solution: OffloadSolution, path: Path) -> None:
         (asked, solution.objective),
         axes=("steps the edge can run in all", "cost less utility of all users"),
         title=f"{problem.users} users between device and edge",
-        label=f"{int(solution.at_edge.sum())} at the edge, by {solution.method}",
+        label=f"chosen: {int(solution.at_edge.sum())} users at the edge, by {solution.method}",
     )

@@ -43,6 +43,7 @@ def profile(
             fail(f"--role {role} is not known; give device or edge")
         if not output.parent.is_dir():
             fail(f"--output {output}: no folder '{output.parent}'; make it first")
+        _check(name, watts, bandwidth, distance)
         with console.status("measuring"):
             found = measured(model, name, role, device, dtype, threads, repeats, watts, bandwidth, distance)
         from fedkd.planning.profiles import save_profile
@@ -57,6 +58,14 @@ def profile(
         if not found.device.watts:
             print("watts    not given: plans count no energy here; give --watts")
         print(f"wrote {output}")
+
+
+def _check(name: str, watts: float | None, bandwidth: float | None, distance: float) -> None:
+    """PlanningError for figures that no machine or link has: measuring takes a while, so they are refused first."""
+    from fedkd.planning.machines import Device, Link
+
+    Device(name, flops_per_s=1.0, watts=0.0 if watts is None else watts)
+    Link(1.0 if bandwidth is None else bandwidth, distance)
 
 
 def measured(

@@ -74,11 +74,14 @@ def split(
     """Split one picture's steps between device and edge: the best of all splits, and the Pareto front.
 
     Delay and energy are weighed as shares of what the edge alone takes; limits are kept, or the least that
-    would do is named. Nothing is drawn, and no model is loaded.
+    would do is named. QoE is w1 quality - w2 delay - w3 energy in these shares (EUCI Eq. 8). Nothing is
+    drawn, and no model is loaded.
 
     Example: fedkd plan split --steps 110 --no-guidance --delay-limit 1
 
-    Example: fedkd plan split --model sdxl --device jetson-agx-orin --edge rtx-4090-fp16 --private 5 --plot front.png
+    Example: fedkd plan split --model sdxl --edge rtx-4090-fp16 --private 5 --plot front.png
+
+    Example: fedkd plan split --device jetson-agx-orin --bandwidth 50e6 --distance 1e3 --weight-delay 0
     """
     from fedkd.cli.console import guard
 
@@ -126,7 +129,7 @@ def show(
 
     from fedkd.cli import plan_figures
 
-    front = [int(i) for i in np.flatnonzero(choice.front)]
+    front = [int(i) for i in np.flatnonzero(choice.front)[np.argsort(choice.table.delay_s[choice.front])]]
     plan, table = choice.plan(system.edge.name), choice.table
     if plot is not None:
         _draw(choice, plot)
@@ -139,9 +142,10 @@ def show(
         mark = "*" if i == choice.chosen else ""
         row = [f"{choice.device_steps[i]}{mark}", choice.orders[i] if _split(choice, i) else "-"]
         row += [f"{table.delay_s[i]:.4g}", f"{table.energy_j[i]:.4g}", f"{table.device_j[i]:.4g}"]
-        rows.append([*row, f"{choice.quality[i]:.3f}", "yes" if table.edge_sees_image[i] else "no"])
+        row += [f"{choice.quality[i]:.3f}", f"{-choice.loss[i]:.4g}"]
+        rows.append([*row, "yes" if table.edge_sees_image[i] else "no"])
     for line in plan_figures.aligned(
-        ["device steps", "order", "delay s", "energy J", "device J", "quality", "edge sees picture"], rows
+        ["device steps", "order", "delay s", "energy J", "device J", "quality", "QoE", "edge sees picture"], rows
     ):
         print(line)
     hidden = len(front) - len(rows)
@@ -160,8 +164,12 @@ def cost_of(name: str) -> ModelCost:
     if name in KNOWN:
         return KNOWN[name]
     from fedkd.models.architecture import counted_cost
+    from fedkd.models.pipeline import ModelError
 
-    return ModelCost(**counted_cost(name))
+    try:
+        return ModelCost(**counted_cost(name))
+    except ModelError as error:
+        raise ModelError(f"{error}, or one of {', '.join(KNOWN)}") from error
 
 
 def _machines(near: Profile, far: Profile, model: str, own: str) -> tuple[tuple[Device, Device], list[str]]:
@@ -198,6 +206,7 @@ def _facts(choice: Choice, index: int) -> dict[str, Any]:
         "device_steps": int(choice.device_steps[index]),
         "order": choice.orders[index],
         "quality": float(choice.quality[index]),
+        "qoe": -float(choice.loss[index]),
         "chosen": index == choice.chosen,
     }
 
@@ -220,6 +229,6 @@ def _draw(choice: Choice, path: Path) -> None:
         (float(table.delay_s[at]), float(table.energy_j[at])),
         axes=("delay (s)", "energy of both sides (J)"),
         title=f"{request.num_inference_steps} steps between device and edge",
-        label=f"{choice.device_steps[at]} on the device",
+        label=f"chosen: {choice.device_steps[at]} on the device",
         limits=(request.delay_limit_s, request.energy_limit_j),
     )

@@ -10,6 +10,7 @@ import numpy as np
 from fedkd.planning.denoising_problem import DELAY_LIMIT_S, DELAY_WEIGHT, TOLERANCE, PerUser
 from fedkd.planning.plan import Plan
 from fedkd.planning.quality import STRUCTURAL, ConditionProfile
+from fedkd.planning.rounding import above, below
 from fedkd.planning.system import PlanningError
 
 Array = np.ndarray
@@ -54,6 +55,10 @@ class ConditionProblem:
             raise PlanningError(f"up_bps={np.min(self.up_bps):g} must be positive")
         if not self.delay_limit_s > 0:
             raise PlanningError(f"delay_limit_s={self.delay_limit_s} must be positive")
+        for name in ("extraction_s", "rest_s", "delay_weight"):
+            least = np.min(getattr(self, name))
+            if not least >= 0:
+                raise PlanningError(f"{name}={least:g} must be 0 or more")
         if not 1 <= self.steps <= self.profile.most_steps:
             raise PlanningError(f"steps={self.steps} is not in the profile; give 1 to {self.profile.most_steps}")
 
@@ -164,16 +169,17 @@ def plan(problem: ConditionProblem, method: str = "exact", *, edge: str = "edge"
     if method not in METHODS:
         raise PlanningError(f"method={method!r} is not known; give {' or '.join(METHODS)}")
     quality, delay = problem.quality, problem.delay_s
-    short = (problem.quality_floor - quality.max(axis=1)).min()
-    if short > TOLERANCE:
+    highest = quality.max(axis=1)
+    nearest = int((problem.quality_floor - highest).argmin())
+    if problem.quality_floor[nearest] > highest[nearest] + TOLERANCE:
         raise PlanningError(
-            f"quality_floor={np.min(problem.quality_floor):g} or more is above what any condition reaches in "
-            f"{problem.steps} steps; lower it by {short:.3g}, or take more steps"
+            f"quality_floor={problem.quality_floor[nearest]:g} is above what any condition reaches in "
+            f"{problem.steps} steps; give at most {below(float(highest[nearest]))}, or take more steps"
         )
     if delay.min() > problem.delay_limit_s + TOLERANCE:
         raise PlanningError(
             f"delay_limit_s={problem.delay_limit_s:g} is less than the smallest condition takes; the least that "
-            f"would do is {delay.min():.3g}"
+            f"would do is {above(float(delay.min()))}"
         )
     chosen = cheapest(problem) if method == "exact" else vce(problem)
     return chosen, [_plan(problem, user, int(variant), edge, method) for user, variant in enumerate(chosen)]

@@ -21,6 +21,7 @@ from fedkd.planning.denoising_problem import (
     evaluate,
 )
 from fedkd.planning.plan import Plan
+from fedkd.planning.rounding import above, below
 from fedkd.planning.system import PlanningError
 
 CHUNK = 1 << 20  # options priced at once
@@ -169,10 +170,11 @@ def check_reach(problem: DenoisingProblem) -> None:
     known = np.arange(best.shape[-1]) <= steps[:, None, None, None]
     highest = np.where(known, best, -np.inf).max(axis=(1, 2, 3))
     if (highest < problem.quality_floor - TOLERANCE).all():
-        least = float((problem.quality_floor - highest).min())
+        nearest = int((problem.quality_floor - highest).argmin())
         raise PlanningError(
-            f"quality_floor={problem.quality_floor.min():g} or more is above what any user can reach with "
-            f"{problem.edge_steps} edge steps; lower it by {least:.3g}, or give more steps or less compression"
+            f"quality_floor is above what any user can reach with {problem.edge_steps} edge steps; nearest is "
+            f"{problem.name(nearest)} with {problem.quality_floor[nearest]:.4g}: give at most "
+            f"{below(float(highest[nearest]))}, more steps, or less compression"
         )
     edge, device = np.arange(min(most_edge, 1) + 1)[:, None], np.arange(most_device + 1)[None]
     possible = (edge + device >= 1) & (edge >= problem.least_edge_steps)
@@ -189,7 +191,7 @@ def check_reach(problem: DenoisingProblem) -> None:
     if problem.delay_limit_s + TOLERANCE < fastest < np.inf:
         raise PlanningError(
             f"delay_limit_s={problem.delay_limit_s:g} is less than any picture takes; the least that would do is "
-            f"{fastest:.3g}"
+            f"{above(fastest)}"
         )
 
 

@@ -65,11 +65,13 @@ class Asked:
 
 
 def load(path: Path, profile: ConditionProfile, *, joint: bool) -> Asked:
-    """Requests of a JSON file. Raises PlanningError for a field that is missing, unknown or no number."""
+    """Requests of a JSON file. Raises PlanningError for a file or field that is missing or wrong."""
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise PlanningError(f"{path} is not JSON ({error}); `fedkd plan denoising --example` prints one") from error
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise PlanningError(
+            f"{path} cannot be read as JSON ({error}); `fedkd plan denoising --example` prints such a file"
+        ) from error
     return asked(facts, profile, joint=joint)
 
 

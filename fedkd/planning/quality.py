@@ -132,6 +132,10 @@ class ConditionProfile:
             raise PlanningError("the profile ends at 0 steps; give scores for at least 1")
         if self.size_bytes.min() < 0:
             raise PlanningError(f"size_bytes={self.size_bytes.min():g} must not be negative")
+        for name in ("resolution", "level"):
+            values = getattr(self, name)
+            if not ((values > 0) & (values <= 1)).all():
+                raise PlanningError(f"{name}={values.min():g} to {values.max():g} must lie in 0..1, 0 left out")
 
     @property
     def most_steps(self) -> int:
@@ -167,7 +171,8 @@ class ConditionProfile:
         try:
             facts = json.loads(path.read_text(encoding="utf-8"))
             return cls(**{name: facts[name] for name in SAVED})
-        except (KeyError, TypeError, AttributeError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
+            what = error if isinstance(error, OSError | PlanningError) else repr(error)
             raise PlanningError(
-                f"{path} is no profile of conditions ({error!r}); make one with `fedkd plan profile-conditions`"
+                f"{path} is no profile of conditions ({what}); make one with `fedkd plan profile-conditions`"
             ) from error

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fedkd.planning.rounding import above
 from fedkd.planning.system import CostTable, PlanningError
 
 if TYPE_CHECKING:
@@ -42,14 +42,6 @@ def allowed(request: SplitRequest, system: SplitSystem, steps: Any, table: CostT
 def within(values: Any, limit: float | None) -> Any:
     """Which values keep to a limit; all to none."""
     return np.ones(len(values), dtype=bool) if limit is None else values <= limit
-
-
-def above(value: float, digits: int = 4) -> str:
-    """`value` rounded up to so many significant digits: a limit of this text can be met."""
-    if value <= 0:
-        return f"{value:g}"
-    unit = 10.0 ** (math.floor(math.log10(value)) - digits + 1)
-    return f"{math.ceil(value / unit - 1e-9) * unit:.{digits + 2}g}"
 
 
 def _possible(request: SplitRequest, system: SplitSystem, steps: Any, table: CostTable) -> Any:

@@ -19,7 +19,8 @@ def reasons(choice: Choice, weights: Weights, delay_limit_s: float | None) -> tu
     found = [f"{share}: {_rule(choice, weights, delay_limit_s)}"]
     found.append(f"it takes {delay_s[at]:.3g} s and {energy_j[at]:.3g} J (estimated)")
     if steps:
-        found.append(f"the edge alone takes {delay_s[0]:.3g} s and {energy_j[0]:.3g} J")
+        alone = f"takes {delay_s[0]:.3g} s and {energy_j[0]:.3g} J"
+        found.append(f"the edge alone {alone if np.isfinite(delay_s[0]) else 'would be overloaded'}")
     fullest = _fullest(choice)
     if choice.device_steps[fullest] > steps:
         what = f"{choice.device_steps[fullest]} steps on the device would take"

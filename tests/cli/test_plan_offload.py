@@ -43,13 +43,20 @@ def test_a_problem_comes_from_a_file_and_options_go_before_it(tmp_path):
     assert json.loads(run(str(path), "--json", "--edge-steps", "40").output)["offloaded"] == 2
 
 
+def test_the_example_is_a_file_to_start_from(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(run("--example").output)
+    facts = json.loads(run(str(path), "--json").output)
+    assert facts["users"] == 3 and 0 < facts["offloaded"] < 3 and facts["edge_steps"] <= 30
+
+
 @pytest.mark.parametrize(
     ("text", "named"),
     [
         ("error_decays: [1]", "error_decay"),
         ("error_decay: [0.1]\nutility_growth: [0.1]", "lacks edge_budget_steps"),
         ("error_decay: [.nan]\nutility_growth: [0.1]\nedge_budget_steps: 3", "error_decay[0]=nan"),
-        ("error_decay: [", "neither YAML nor JSON"),
+        ("error_decay: [", "cannot be read as YAML or JSON"),
         ("[1, 2]", "holds no fields"),
     ],
 )
@@ -69,7 +76,7 @@ def test_a_wrong_file_is_one_line_and_status_2(tmp_path, text, named):
         (["--method", "magic"], "method='magic'"),
         (["--least-steps", "25"], "give at most 20"),
         (["--plot", "front.pdf"], ".pdf"),
-        (["nowhere.yaml"], "nowhere.yaml"),
+        (["nowhere.yaml"], "nowhere.yaml cannot be read as YAML or JSON"),
     ],
 )
 def test_a_wrong_option_is_one_line_and_status_2(arguments, named):

@@ -31,6 +31,12 @@ def test_json_has_the_plan_and_the_whole_front() -> None:
     assert facts["plan"]["device_steps"] == 18 and facts["plan"]["edge"] == "rtx-4090"
     assert [each["device_steps"] for each in facts["front"] if each["chosen"]] == [18]
     assert len(facts["front"]) == 19
+    front = facts["front"]
+    assert [each["delay_s"] for each in front] == sorted(each["delay_s"] for each in front)
+    # no weight on delay: QoE (Eq. 8) is what it costs in units of the edge alone
+    assert [each["qoe"] for each in front] == pytest.approx(
+        [-0.5 * each["energy_j"] / front[0]["energy_j"] for each in front]
+    )
 
 
 def test_a_long_front_is_thinned_unless_all_is_asked_for() -> None:
@@ -63,6 +69,7 @@ def test_privacy_and_a_smaller_model_change_the_plan() -> None:
         (("--device", "iphone"), "did you mean iphone-14-pro-max"),
         (("--device", "jetson-agx-orin"), "give --bandwidth"),
         (("--model", "./nowhere"), "nowhere"),
+        (("--model", "sd1.5"), "or one of sd-1.5, sd-2.1, sd-2.1-768, sdxl"),
         (("--plot", "front.gif"), ".png or .svg"),
         (("--plot", "/nowhere/front.png"), "no folder"),
         (("--waiting", -1), "waiting_s=-1"),

@@ -66,5 +66,10 @@ def test_what_is_wrong_is_said_in_one_line(facts, words):
 
 def test_a_file_that_is_not_json_is_refused(tmp_path):
     (tmp_path / "users.json").write_text("users: 3")
-    with pytest.raises(PlanningError, match="is not JSON"):
+    with pytest.raises(PlanningError, match="cannot be read as JSON"):
         load(tmp_path / "users.json", PROFILE, joint=False)
+
+
+def test_a_file_that_is_not_there_is_said_in_a_sentence(tmp_path):
+    with pytest.raises(PlanningError, match=r"none\.json cannot be read as JSON .*No such file"):
+        load(tmp_path / "none.json", PROFILE, joint=False)

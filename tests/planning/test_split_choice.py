@@ -165,6 +165,12 @@ def test_without_a_reason_the_optimum_is_an_end_point():
         assert plan([SplitRequest(EUCI_STEPS, weights=weights)], EUCI)[0].device_steps in (0, EUCI_STEPS)
 
 
+def test_an_edge_that_is_overloaded_alone_is_said_to_be():
+    crowded = replace(EUCI, queue=EdgeQueue(arrivals_per_s=1e6))
+    found = plan([SplitRequest(EUCI_STEPS)], crowded)[0]
+    assert found.device_steps == EUCI_STEPS and "the edge alone would be overloaded" in found.reasons
+
+
 def test_a_queue_that_grows_with_the_edge_s_work_makes_the_optimum_an_inner_one():
     crowded = replace(EUCI, queue=EdgeQueue(arrivals_per_s=14.4))
     found = plan([SplitRequest(EUCI_STEPS, weights=Weights(1, 0))], crowded)[0]

@@ -82,6 +82,22 @@ def test_edge_first_sends_no_picture_and_decodes_on_the_device():
     assert last.compute_s > first.compute_s
 
 
+@pytest.mark.parametrize("guidance", [False, True])
+def test_a_split_picture_moves_these_bytes_and_no_others(guidance):
+    """fp16: latents 4×64×64 both ways, an embedding 77×768 (two with guidance) and the RGB picture 512² down."""
+    moved = 2 * 32_768 + 118_272 * (2 if guidance else 1) + 786_432
+    messages = 3
+    waited = moved * 8 / 125e6 + messages * 5e3 / 2e8
+    assert euci(55, guidance).network_s == pytest.approx(waited, rel=1e-12)
+    assert euci(0, guidance).network_s == pytest.approx(786_432 * 8 / 125e6 + 5e3 / 2e8, rel=1e-12)
+
+
+def test_the_most_that_a_split_saves_is_17_8_percent():
+    at = [euci(t).energy_j for t in range(EUCI_STEPS + 1)]
+    assert 100 * (1 - min(at) / at[0]) == pytest.approx(17.8, abs=0.05)
+    assert max(at) == at[0]
+
+
 @given(st.integers(1, 300), st.data(), st.booleans(), st.sampled_from(["device_first", "edge_first"]))
 def test_no_split_costs_less_energy_than_both_ends(steps, data, guidance, order):
     share = data.draw(st.integers(0, steps))

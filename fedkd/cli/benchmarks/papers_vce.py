@@ -43,6 +43,11 @@ def tables_and_shows(request: Request) -> tuple[list[Table], list[Shown]]:
 
 def notes(request: Request) -> list[str]:
     """What the paper's own equations cannot give."""
+    from fedkd.planning.denoising_problem import LATENTS_BYTES
+
+    (up, _), (raw_up, picture), latents = PAPER_10[OURS], PAPER_10[SERVICE], LATENTS_BYTES / 1e3
+    finishing = 1 - (up + latents) / (raw_up + picture)
+    everyone = 1 - (up + (4 * latents + picture) / 5) / (raw_up + picture)
     return [
         "VCE: scores come from a surface fitted to the paper's Figs. 2, 4 and 7, as neither weights nor data are at "
         "hand; preferences (0.1 to 0.9) and the steps that VCE expects (20 for 5 users, 15 for 11) are ours, chosen "
@@ -53,8 +58,9 @@ def notes(request: Request) -> list[str]:
         "the same problem is higher",
         "VCE: the reward (Eq. 26) is not the metric: with 11 users its optimum satisfies fewer than half of those "
         "whom the satisfaction optimum does",
-        "VCE, 'over 90% less data': 94.3% where a user can finish on the device, 85.1% with the one who cannot (its "
-        "Fig. 10: 335 + 350 kB against 6 kB and 33 kB, or one picture in five)",
+        f"VCE, 'over 90% less data': by its Fig. 10 {100 * finishing:.1f}% where a user can finish on the device, "
+        f"{100 * everyone:.1f}% with the one who cannot ({raw_up:g} + {picture:g} kB against {up:g} kB up and latents, "
+        "or one picture in five, down)",
         "VCE Fig. 13 (learning curves) is `fedkd bench planning only=denoising`: the learner beside the optimum that "
         "it seeks; Fig. 15(a) (other models) needs weights and scorers that are not at hand",
     ]
@@ -175,7 +181,8 @@ def _shows(
     eleven = many[USERS[-1]]
     baselines = (BINARY, EQUAL, SEMGEN, SERVICE, RANDOM)
     added = eleven[OURS][3] - five[OURS][3]
-    finishing, everyone = 1 - (6 + 32.768) / 685, 1 - (6 + (4 * 32.768 + 350) / 5) / 685
+    (_, up, down, _), (_, raw_up, raw_down, _) = five["fewest bytes"], five[SERVICE]
+    saved = 100 * (1 - (up + down) / (raw_up + raw_down))
     return [
         at_most("VCE, K=5: |satisfied - 95.1| (points)", abs(five[OURS][0] - 95.1), 2.1 * wider),
         at_most("VCE, K=5: |OQC+ - 80.8| (points)", abs(five[BINARY][0] - 80.8), 3.0 * wider),
@@ -195,6 +202,5 @@ def _shows(
         at_most("VCE, K=11: |the satisfaction optimum - 90.5| (points)", abs(eleven[OURS][0] - 90.5), 3.0 * wider),
         at_most("VCE, K=5: |round - 9.4 s|", abs(five[OURS][3] - 9.4), 0.2 * wider),
         at_most("VCE, K=11: |added to the round - 3.9 s|", abs(added - 3.9), 0.25 * wider),
-        at_most("VCE Fig. 10: |less data who finishes - 94.3%| (points)", abs(100 * finishing - 94.3), 0.05),
-        at_most("VCE Fig. 10: |less data of everyone - 85.1%| (points)", abs(100 * everyone - 85.1), 0.05),
+        at_least("VCE Fig. 10: data less than AaaS's (%), fewest bytes, everyone (the paper: over 90)", saved, 90.0),
     ]
