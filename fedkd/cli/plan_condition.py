@@ -41,8 +41,7 @@ def condition(
     with guard():
         from fedkd.cli.plan_figures import aligned
         from fedkd.cli.plan_figures import as_json as to_json
-        from fedkd.planning.condition import ConditionProblem
-        from fedkd.planning.condition import plan as choose
+        from fedkd.planning.condition import ConditionProblem, choose
         from fedkd.planning.quality import ConditionProfile, QualitySurface
 
         scores = QualitySurface().profile() if profile is None else ConditionProfile.load(profile)

@@ -53,7 +53,7 @@ def denoising(
         from dataclasses import replace
 
         from fedkd.cli.plan_figures import as_json as to_json
-        from fedkd.planning.denoising import plan as choose
+        from fedkd.planning.denoising import allocate
         from fedkd.planning.denoising_requests import EXAMPLE, Asked
 
         if example:
@@ -62,7 +62,7 @@ def denoising(
         asked = _asked(requests, profile, joint, users, seed)
         if edge_steps is not None:
             asked = Asked(replace(asked.problem, edge_steps=edge_steps), asked.profile, asked.variants)
-        found, plans = choose(asked.problem, objective)
+        found, plans = allocate(asked.problem, objective)
         names = asked.names(found.variant)
         plans = [replace(each, condition=name) for each, name in zip(plans, names, strict=True)]
         others = _others(asked) if compare else {}

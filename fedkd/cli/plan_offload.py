@@ -69,13 +69,13 @@ def offload(
 
     with guard():
         from fedkd.cli.plan_figures import as_json as to_json
-        from fedkd.planning.offload import plan
+        from fedkd.planning.offload import solve
 
         if example:
             print(EXAMPLE, end="")
             return
         problem = _problem(problem_file, users, edge_steps, least_steps, seed)
-        solution = plan(problem, method)
+        solution = solve(problem, method)
         others = _others(solution) if compare else []
         if plot is not None:
             _draw(solution, plot)
@@ -123,7 +123,7 @@ def _problem(
 
 def _others(solution: OffloadSolution) -> list[OffloadSolution]:
     """The same problem by the methods that can do it in seconds."""
-    from fedkd.planning.offload import plan
+    from fedkd.planning.offload import solve
     from fedkd.planning.system import PlanningError
 
     found = []
@@ -132,7 +132,7 @@ def _others(solution: OffloadSolution) -> list[OffloadSolution]:
         if slow or method == solution.method:
             continue
         try:
-            found.append(plan(solution.problem, method))
+            found.append(solve(solution.problem, method))
         except PlanningError:  # too large for this method: the table goes without it
             continue
     return found

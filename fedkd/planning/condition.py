@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -161,7 +161,38 @@ def cheapest(problem: ConditionProblem) -> Array:
     return np.where(enough.any(axis=1), met.argmax(axis=1), last)
 
 
-def plan(problem: ConditionProblem, method: str = "exact", *, edge: str = "edge") -> tuple[Array, list[Plan]]:
+@dataclass(frozen=True)
+class ConditionRequest:
+    """One user of a `ConditionProblem`."""
+
+    preference: float
+    quality_floor: float
+    up_bps: float
+    extraction_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class ConditionSystem:
+    """What all users of a `ConditionProblem` share, and the `method` of `choose`."""
+
+    profile: ConditionProfile
+    steps: int = ASSUMED_STEPS
+    delay_limit_s: float = DELAY_LIMIT_S
+    rest_s: float = 0.0
+    delay_weight: float = DELAY_WEIGHT
+    method: str = "exact"
+    edge: str = "edge"
+
+
+def plan(requests: Sequence[ConditionRequest], system: ConditionSystem) -> list[Plan]:
+    """One plan a request, in their order; PlanningError for no request, or limits that nothing can meet."""
+    columns = {each.name: np.array([getattr(one, each.name) for one in requests]) for each in fields(ConditionRequest)}
+    shared = {each.name: getattr(system, each.name) for each in fields(ConditionSystem)}
+    method, edge = shared.pop("method"), shared.pop("edge")
+    return choose(ConditionProblem(**columns, **shared), method, edge=edge)[1]
+
+
+def choose(problem: ConditionProblem, method: str = "exact", *, edge: str = "edge") -> tuple[Array, list[Plan]]:
     """Everyone's variant (K,) and plan with its reasons, by `exact` (`cheapest`) or `vce` (Algorithms 1-2).
 
     Raises PlanningError when no user's floor, or no user's delay limit, can be met, with what would do.

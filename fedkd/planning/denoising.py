@@ -7,6 +7,7 @@ be conditioned the same program also picks everyone's condition and compression 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,8 +21,9 @@ from fedkd.planning.denoising_problem import (
     DenoisingProblem,
     evaluate,
 )
+from fedkd.planning.denoising_reach import check_reach, no_room
+from fedkd.planning.denoising_requests import DenoisingRequest, DenoisingSystem, from_requests
 from fedkd.planning.plan import Plan
-from fedkd.planning.rounding import above, below
 from fedkd.planning.system import PlanningError
 
 CHUNK = 1 << 20  # options priced at once
@@ -47,14 +49,21 @@ def solve(problem: DenoisingProblem, objective: str = "satisfied-bytes-utility",
     found = options(small, objective, binary=binary)
     edge = knapsack(found.primary, found.secondary, problem.edge_steps)
     if edge is None:
-        _explain(problem, found)
-    assert edge is not None
+        raise no_room(problem, np.isfinite(found.primary))
     user = np.arange(problem.users)
     variant, device = np.divmod(found.pick[user, edge], found.most_device_steps + 1)
     return evaluate(problem, edge, device, original[user, variant])
 
 
-def plan(
+def plan(requests: Sequence[DenoisingRequest], system: DenoisingSystem) -> list[Plan]:
+    """One plan a request, in their order; PlanningError for no request, or limits that nobody can meet."""
+    asked = from_requests(requests, system)
+    found, made = allocate(asked.problem, system.objective, edge=system.edge)
+    names = asked.names(found.variant)
+    return [replace(each, condition=name) for each, name in zip(made, names, strict=True)]
+
+
+def allocate(
     problem: DenoisingProblem, objective: str = "satisfied-bytes-utility", *, edge: str = "edge"
 ) -> tuple[Allocation, list[Plan]]:
     """The best allocation, and a plan for every user with its reasons.
@@ -161,40 +170,6 @@ def _price(
     return primary.reshape(flat), secondary.reshape(flat)
 
 
-def check_reach(problem: DenoisingProblem) -> None:
-    """Raise PlanningError for a limit that no user could meet, had it the whole budget; say what would do."""
-    most_device = int(min(problem.device_steps.max(), problem.most_steps))
-    most_edge = min(problem.edge_steps, problem.most_steps)
-    steps = np.minimum(problem.device_steps + most_edge, problem.most_steps)
-    best = problem.quality[np.arange(problem.users)[:, None], :, : int(steps.max()) + 1]
-    known = np.arange(best.shape[-1]) <= steps[:, None, None, None]
-    highest = np.where(known, best, -np.inf).max(axis=(1, 2, 3))
-    if (highest < problem.quality_floor - TOLERANCE).all():
-        nearest = int((problem.quality_floor - highest).argmin())
-        raise PlanningError(
-            f"quality_floor is above what any user can reach with {problem.edge_steps} edge steps; nearest is "
-            f"{problem.name(nearest)} with {problem.quality_floor[nearest]:.4g}: give at most "
-            f"{below(float(highest[nearest]))}, more steps, or less compression"
-        )
-    edge, device = np.arange(min(most_edge, 1) + 1)[:, None], np.arange(most_device + 1)[None]
-    possible = (edge + device >= 1) & (edge >= problem.least_edge_steps)
-    up, down = problem.up_bytes.min(axis=1)[:, None, None], problem.down_bytes(edge, device)[None]
-    delay = (
-        problem.extraction_s[:, None, None]
-        + edge * problem.edge_step_s
-        + device * problem.device_step_s[:, None, None]
-        + 8 * (edge > 0) * up / problem.up_bps[:, None, None]
-        + 8 * down / problem.down_bps[:, None, None]
-    )
-    allowed = possible & (device <= problem.device_steps[:, None, None])
-    fastest = float(np.where(allowed, delay, np.inf).min())
-    if problem.delay_limit_s + TOLERANCE < fastest < np.inf:
-        raise PlanningError(
-            f"delay_limit_s={problem.delay_limit_s:g} is less than any picture takes; the least that would do is "
-            f"{above(fastest)}"
-        )
-
-
 def plans(found: Allocation, edge: str, objective: str) -> list[Plan]:
     """Every user's plan; the edge goes first (Eqs. 4-5)."""
     problem = found.problem
@@ -224,17 +199,3 @@ def plans(found: Allocation, edge: str, objective: str) -> list[Plan]:
             )
         )
     return made
-
-
-def _explain(problem: DenoisingProblem, found: Options) -> None:
-    possible = np.isfinite(found.primary)
-    stuck = np.flatnonzero(~possible.any(axis=1))
-    if stuck.size and problem.edge_steps == 0:
-        raise PlanningError(
-            f"edge_steps=0, and {problem.name(int(stuck[0]))} cannot draw alone; give at least {stuck.size}"
-        )
-    least = possible.argmax(axis=1).sum()
-    raise PlanningError(
-        f"edge_steps={problem.edge_steps} cannot give each of {problem.users} users a picture; "
-        f"the least that would do is {least}"
-    )

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fedkd.planning.condition import ASSUMED_STEPS, ConditionProblem, vce
-from fedkd.planning.denoising_problem import DenoisingProblem
+from fedkd.planning.denoising_problem import (
+    DELAY_LIMIT_S,
+    DELAY_WEIGHT,
+    EDGE_STEP_S,
+    EDGE_STEPS,
+    IMAGE_BYTES,
+    LATENTS_BYTES,
+    DenoisingProblem,
+)
 from fedkd.planning.quality import ConditionProfile
 from fedkd.planning.system import PlanningError
 from fedkd.recipe import nearest
@@ -51,6 +59,43 @@ EXAMPLE: dict[str, Any] = {
 
 
 @dataclass(frozen=True)
+class DenoisingRequest:
+    """One user: what it wants (`preference`, `quality_floor`, `condition`), its device, and its link.
+
+    Without `condition` VCE chooses one. Units and ranges are those of `DenoisingProblem`.
+    """
+
+    preference: float
+    quality_floor: float
+    device_step_s: float
+    device_steps: int
+    up_bps: float
+    down_bps: float
+    extraction_s: float = 0.0
+    name: str = ""
+    condition: str = ""
+    resolution: float = 1.0
+    level: float = 1.0
+
+
+@dataclass(frozen=True)
+class DenoisingSystem:
+    """The edge, the conditions' `profile`, and what counts; `joint` also chooses conditions that users leave open."""
+
+    profile: ConditionProfile
+    edge: str = "edge"
+    edge_steps: int = EDGE_STEPS
+    edge_step_s: float = EDGE_STEP_S
+    delay_limit_s: float = DELAY_LIMIT_S
+    delay_weight: float = DELAY_WEIGHT
+    latents_bytes: int = LATENTS_BYTES
+    image_bytes: int = IMAGE_BYTES
+    least_edge_steps: int = 0
+    joint: bool = False
+    objective: str = "satisfied-bytes-utility"
+
+
+@dataclass(frozen=True)
 class Asked:
     """A problem with `variants` (K, V): which of the profile's conditions each of its V conditions is."""
 
@@ -62,6 +107,14 @@ class Asked:
         """What the chosen conditions (K,) are called."""
         chosen = self.variants[np.arange(len(self.variants)), variant]
         return [self.profile.name(int(each)) for each in chosen]
+
+
+def from_requests(requests: Sequence[DenoisingRequest], system: DenoisingSystem) -> Asked:
+    """The problem of a planner's call; PlanningError for no request, or one that cannot be."""
+    optional = ("name", "condition")
+    users = [{key: value for key, value in asdict(one).items() if value or key not in optional} for one in requests]
+    edge = {name: getattr(system, name) for name in EDGE}
+    return asked({"users": users, **edge}, system.profile, joint=system.joint)
 
 
 def load(path: Path, profile: ConditionProfile, *, joint: bool) -> Asked:

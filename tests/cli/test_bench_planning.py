@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import socket
+import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -38,6 +40,17 @@ def test_only_known_parts_can_be_asked_for() -> None:
     assert wanted(Request("papers"), ["a", "b"]) == ["a", "b"]
     with pytest.raises(PlanningError, match="give only=a or only=b"):
         wanted(Request("papers", overrides=["only=c"]), ["a", "b"])
+
+
+def test_a_part_that_stops_costs_only_its_own_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stops(request: Request) -> None:
+        raise OSError("the edge did not answer")
+
+    monkeypatch.setitem(sys.modules, "fedkd.cli.benchmarks.papers_broken", SimpleNamespace(tables_and_shows=stops))
+    result = collect(Request("papers"), "papers", ["broken", "euci"])
+    assert [shown.holds for shown in result.shows].count(False) == 1
+    assert "broken ran to its end (it stopped: the edge did not answer)" in result.shows[0].what
+    assert result.tables
 
 
 def test_the_limiter_passes_all_bytes_no_faster_than_its_bandwidth() -> None:

@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedkd.planning.denoising import check_reach, plan, solve
+from fedkd.planning.denoising import allocate, solve
 from fedkd.planning.denoising_baselines import within_budgets
 from fedkd.planning.denoising_exact import WORTH_PRUNING, knapsack
 from fedkd.planning.denoising_problem import OBJECTIVES, DenoisingProblem, evaluate
+from fedkd.planning.denoising_reach import check_reach
 from fedkd.planning.system import PlanningError
 
 
@@ -165,7 +166,7 @@ def test_a_thousand_users_are_planned_exactly():
 
 def test_a_plan_says_who_does_what_and_what_is_missed():
     problem = random_problem(3, quality_floor=np.array([0.1, 0.1, 0.99]), delay_limit_s=50.0, edge_steps=9)
-    found, plans = plan(problem)
+    found, plans = allocate(problem)
     assert found.satisfied.tolist() == [True, True, False]
     for user, each in enumerate(plans):
         assert (each.edge_steps, each.device_steps) == (found.edge_steps[user], found.device_steps[user])
@@ -198,7 +199,7 @@ def test_a_problem_that_cannot_be_is_refused(changes, words):
 
 def test_a_floor_beyond_reach_says_what_would_do():
     with pytest.raises(PlanningError, match=r"nearest is user \d with 0\.99: give at most 0\.\d+") as caught:
-        plan(random_problem(0, quality_floor=0.99))
+        allocate(random_problem(0, quality_floor=0.99))
     words = str(caught.value).replace(",", "").split()
     check_reach(random_problem(0, quality_floor=float(words[words.index("most") + 1])))
 
@@ -206,7 +207,7 @@ def test_a_floor_beyond_reach_says_what_would_do():
 def test_a_delay_limit_beyond_reach_says_what_would_do():
     problem = random_problem(0, delay_limit_s=1e-3)
     with pytest.raises(PlanningError, match="the least that would do is") as caught:
-        plan(problem)
+        allocate(problem)
     least = float(str(caught.value).split()[-1])
     check_reach(replace(problem, delay_limit_s=least, quality_floor=0.1))
 

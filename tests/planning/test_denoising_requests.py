@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from fedkd.planning.denoising import plan
+from fedkd.planning.denoising import allocate
 from fedkd.planning.denoising_requests import EXAMPLE, asked, load
 from fedkd.planning.quality import QualitySurface
 from fedkd.planning.system import PlanningError
@@ -20,14 +20,14 @@ def changed(user: dict | None = None, **changes) -> dict:
 
 
 def test_the_example_can_be_planned():
-    found, plans = plan(asked(EXAMPLE, PROFILE, joint=False).problem)
+    found, plans = allocate(asked(EXAMPLE, PROFILE, joint=False).problem)
     assert len(plans) == 3
     assert found.within_budget
     assert plans[0].reasons[0].startswith("ann: ")
 
 
 def test_together_is_never_worse_than_one_after_the_other():
-    apart, together = (plan(asked(EXAMPLE, PROFILE, joint=joint).problem)[0] for joint in (False, True))
+    apart, together = (allocate(asked(EXAMPLE, PROFILE, joint=joint).problem)[0] for joint in (False, True))
     assert together.key >= apart.key
 
 

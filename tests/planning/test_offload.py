@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from fedkd.planning.offload import METHODS, OffloadProblem, OffloadSolution, front, oqc_problem, plan, steps_given
+from fedkd.planning.offload import METHODS, OffloadProblem, OffloadSolution, front, oqc_problem, solve, steps_given
 from fedkd.planning.offload_dual import solve_dual
 from fedkd.planning.offload_sca import solve_sca
 from fedkd.planning.system import PlanningError
@@ -76,7 +76,7 @@ def brute_force(problem: OffloadProblem) -> float:
 @pytest.mark.parametrize("method", ["auto", "dual", "dp"])
 @pytest.mark.parametrize(("size", "value"), EXACT.items())
 def test_the_optimum_is_the_known_one(size, value, method):
-    found = plan(problem_of(*size), method)
+    found = solve(problem_of(*size), method)
     assert found.objective == pytest.approx(value, abs=1e-6)
     assert found.gap == 0
     assert_within_limits(found)
@@ -84,8 +84,8 @@ def test_the_optimum_is_the_known_one(size, value, method):
 
 @pytest.mark.parametrize("size", [(30, 100), (30, 200), (30, 300), (1000, 200)])
 def test_milp_and_dp_agree(size):
-    found = plan(problem_of(*size), "milp")
-    assert found.objective == pytest.approx(plan(problem_of(*size), "dp").objective, abs=1e-6)
+    found = solve(problem_of(*size), "milp")
+    assert found.objective == pytest.approx(solve(problem_of(*size), "dp").objective, abs=1e-6)
     assert_within_limits(found)
 
 
@@ -112,7 +112,7 @@ def test_sca_loses_by_its_choice_of_users_too():
 
 
 def test_a_hundred_thousand_users_are_within_1e_8_of_a_proven_bound():
-    found = plan(oqc_problem(100_000), "dual")
+    found = solve(oqc_problem(100_000), "dual")
     assert found.gap <= 1e-8
     assert (found.objective - found.dual_bound) / abs(found.objective) <= 1e-8
     assert_within_limits(found)
@@ -130,17 +130,17 @@ def test_users_who_are_all_alike_have_a_bound_too():
 def test_the_optimum_is_what_trying_everything_finds(problem):
     value = brute_force(problem)
     for method in ("auto", "dp"):
-        assert plan(problem, method).objective == pytest.approx(value, abs=1e-9)
+        assert solve(problem, method).objective == pytest.approx(value, abs=1e-9)
 
 
 @given(problems())
 @settings(max_examples=60, deadline=None)
 def test_dual_below_exact_below_feasible_and_no_limit_is_violated(problem):
-    exact, found = plan(problem, "dp"), plan(problem, "dual")
+    exact, found = solve(problem, "dp"), solve(problem, "dual")
     assert found.dual_bound <= found.lower_bound + 1e-9
     assert found.lower_bound <= exact.objective + 1e-9
     assert exact.objective <= found.objective + 1e-9
-    assert plan(problem).objective == pytest.approx(exact.objective, abs=1e-9)
+    assert solve(problem).objective == pytest.approx(exact.objective, abs=1e-9)
     for each in (exact, found):
         assert_within_limits(each)
         assert each.objective == pytest.approx(_recomputed(each), abs=1e-9)
@@ -157,7 +157,7 @@ def _recomputed(solution: OffloadSolution) -> float:
 def test_costs_of_any_size_are_planned_as_well(problem, scale):
     weights = {name: getattr(problem, name) * scale for name in ("cost_weight", "utility_weight")}
     scaled = replace(problem, **weights, device_step_s=problem.device_step_s * scale)
-    exact, found = plan(scaled, "dp"), plan(scaled, "dual")
+    exact, found = solve(scaled, "dp"), solve(scaled, "dual")
     assert_within_limits(found)
     size = max(1.0, float(np.abs(exact.parts()["delay_s"]).max())) * max(1.0, scale) * 1e-9
     assert found.lower_bound - size <= exact.objective <= found.objective + size
@@ -167,9 +167,9 @@ def test_costs_of_any_size_are_planned_as_well(problem, scale):
 @given(problems(), st.integers(0, 2**32 - 1))
 @settings(max_examples=25, deadline=None)
 def test_the_optimum_is_never_beaten_by_random_search(problem, seed):
-    value = plan(problem).objective
+    value = solve(problem).objective
     for k in range(10):
-        found = plan(problem, "random", seed + k)
+        found = solve(problem, "random", seed + k)
         assert_within_limits(found)
         assert value <= found.objective + 1e-9
 
@@ -177,7 +177,7 @@ def test_the_optimum_is_never_beaten_by_random_search(problem, seed):
 @given(problems())
 @settings(max_examples=10, deadline=None)
 def test_sca_violates_no_limit_and_never_beats_the_optimum(problem):
-    value = plan(problem).objective
+    value = solve(problem).objective
     for start in SCA_GAPS:
         found = solve_sca(problem, start=start, inner=5, outer=4)
         assert_within_limits(found)
@@ -187,11 +187,11 @@ def test_sca_violates_no_limit_and_never_beats_the_optimum(problem):
 @given(problems(), st.integers(1, 40), st.floats(1, 10))
 @settings(max_examples=25, deadline=None)
 def test_more_budget_speed_or_room_is_never_worse(problem, more, faster):
-    value = plan(problem).objective + 1e-9
-    assert plan(replace(problem, edge_budget_steps=problem.edge_budget_steps + more)).objective <= value
-    assert plan(replace(problem, device_step_s=problem.device_step_s / faster)).objective <= value
-    assert plan(replace(problem, edge_step_s=problem.edge_step_s / faster)).objective <= value
-    assert plan(replace(problem, edge_most_steps=problem.edge_most_steps + more)).objective <= value
+    value = solve(problem).objective + 1e-9
+    assert solve(replace(problem, edge_budget_steps=problem.edge_budget_steps + more)).objective <= value
+    assert solve(replace(problem, device_step_s=problem.device_step_s / faster)).objective <= value
+    assert solve(replace(problem, edge_step_s=problem.edge_step_s / faster)).objective <= value
+    assert solve(replace(problem, edge_most_steps=problem.edge_most_steps + more)).objective <= value
 
 
 def test_the_front_falls_as_the_budget_grows():
@@ -200,7 +200,7 @@ def test_the_front_falls_as_the_budget_grows():
 
 
 def test_a_plan_a_user_says_where_and_what_it_costs():
-    found = plan(oqc_problem(30, 100))
+    found = solve(oqc_problem(30, 100))
     plans = found.plans("edge-1")
     assert [each.num_inference_steps for each in plans] == found.steps.tolist()
     assert [each.device_steps == 0 for each in plans] == found.at_edge.tolist()
@@ -211,11 +211,11 @@ def test_a_plan_a_user_says_where_and_what_it_costs():
 
 
 def test_power_in_hz_instead_of_ghz_offloads_nobody():
-    assert not plan(oqc_problem(30, 300, device_power=1e-2, edge_power=1e-2)).at_edge.any()
+    assert not solve(oqc_problem(30, 300, device_power=1e-2, edge_power=1e-2)).at_edge.any()
 
 
 def test_a_device_that_cannot_run_the_fewest_steps_goes_to_the_edge():
-    found = plan(oqc_problem(3, 12, device_most_steps=np.array([10, 2, 10]), least_steps=4))
+    found = solve(oqc_problem(3, 12, device_most_steps=np.array([10, 2, 10]), least_steps=4))
     assert found.at_edge[1]
     assert_within_limits(found)
 
@@ -252,18 +252,18 @@ def test_a_problem_that_cannot_be_is_named_in_one_line(wrong, named):
 
 def test_methods_and_sizes_that_cannot_be_are_named():
     with pytest.raises(PlanningError, match="method='magic' is not known; give auto, dual"):
-        plan(oqc_problem(2), "magic")
+        solve(oqc_problem(2), "magic")
     with pytest.raises(PlanningError, match="users=0"):
         oqc_problem(0)
     with pytest.raises(PlanningError, match="too large for method dp"):
-        plan(oqc_problem(100_000), "dp")
+        solve(oqc_problem(100_000), "dp")
     with pytest.raises(PlanningError, match="too many for method milp"):
-        plan(oqc_problem(100_000), "milp")
+        solve(oqc_problem(100_000), "milp")
     with pytest.raises(PlanningError, match="start='edge'"):
         solve_sca(oqc_problem(2), start="edge")
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_can_do_one_user_without_an_edge(method):
-    found = plan(oqc_problem(1, 0), method)
+    found = solve(oqc_problem(1, 0), method)
     assert not found.at_edge.any() and found.steps[0] > 0

@@ -1,7 +1,7 @@
 """The cost model against EUCI's setting, computed with the dimensionally sane equations."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedkd.planning.system import (
@@ -98,6 +98,7 @@ def test_the_most_that_a_split_saves_is_17_8_percent():
     assert max(at) == at[0]
 
 
+@settings(deadline=None)
 @given(st.integers(1, 300), st.data(), st.booleans(), st.sampled_from(["device_first", "edge_first"]))
 def test_no_split_costs_less_energy_than_both_ends(steps, data, guidance, order):
     share = data.draw(st.integers(0, steps))
@@ -105,6 +106,7 @@ def test_no_split_costs_less_energy_than_both_ends(steps, data, guidance, order)
     assert min(at[0], at[2]) * (1 - 1e-12) <= at[1]
 
 
+@settings(deadline=None)
 @given(st.integers(0, 110), st.floats(1e3, 1e12), st.floats(0, 1e7))
 def test_delay_adds_up_and_a_wider_link_is_never_slower(device_steps, bandwidth_bps, distance_m):
     at = [

@@ -6,17 +6,25 @@ import importlib
 from collections.abc import Sequence
 
 from fedkd.cli.benchmarks.request import Request
-from fedkd.cli.benchmarks.result import Result
+from fedkd.cli.benchmarks.result import Result, Shown
 from fedkd.planning.machines import PlanningError
 
 
 def collect(request: Request, name: str, parts: Sequence[str]) -> Result:
-    """The parts one after the other, as one result; `only=PART` among the overrides takes one of them."""
+    """The parts one after the other, as one result; `only=PART` among the overrides takes one of them.
+
+    A part that stops with an error is a promise that failed, and the others' figures are kept.
+    """
     result = Result(request.name, request.command, [0], [])
     for part in wanted(request, parts):
         request.say(f"{name}: {part}")
         module = importlib.import_module(f"fedkd.cli.benchmarks.{name}_{part}")
-        tables, shows = module.tables_and_shows(request)
+        try:
+            tables, shows = module.tables_and_shows(request)
+        except (ValueError, OSError) as error:  # the other parts' figures must not be lost with it
+            request.say(f"{name}: {part} stopped: {error}")
+            result.shows.append(Shown(f"{part} ran to its end (it stopped: {error}), yes = 1", 0.0, 1.0, False))
+            continue
         result.tables += tables
         result.shows += shows
         if hasattr(module, "notes"):

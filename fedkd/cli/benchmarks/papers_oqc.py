@@ -21,7 +21,7 @@ SEEDS = range(1, 6)  # of the random baseline
 
 def tables_and_shows(request: Request) -> tuple[list[Table], list[Shown]]:
     """Figs. 1 (a) to (c) and 2 as tables over S_e, and what of the paper's statements holds; quick: without SCA."""
-    from fedkd.planning.offload import oqc_problem, plan
+    from fedkd.planning.offload import oqc_problem, solve
 
     budgets = QUICK_BUDGETS if request.quick else BUDGETS
     figure_1 = _figure_1(request, budgets)
@@ -36,7 +36,7 @@ def tables_and_shows(request: Request) -> tuple[list[Table], list[Shown]]:
             if method == "sca" and request.quick:
                 continue
             objectives[f"S_0 = {most}, {name}"] = {
-                str(budget): [plan(oqc_problem(USERS, budget, device_most_steps=most), method).objective]
+                str(budget): [solve(oqc_problem(USERS, budget, device_most_steps=most), method).objective]
                 for budget in budgets
             }
     title = "OQC Fig. 2: objective of all users, by S_e"
@@ -52,7 +52,7 @@ def tables_and_shows(request: Request) -> tuple[list[Table], list[Shown]]:
     }
     ahead = min(ours - theirs for ours, theirs in zip(accuracy[EQUAL], accuracy["random"], strict=True))
     raised = min(more - same for more, same in zip(accuracy["more on error"], accuracy[EQUAL], strict=True))
-    in_hz = plan(oqc_problem(USERS, 300, device_power=1e-2, edge_power=1e-2))
+    in_hz = solve(oqc_problem(USERS, 300, device_power=1e-2, edge_power=1e-2))
     shows = [
         at_most("OQC Fig. 2: the objective's largest rise as S_e grows (it declines)", rises, 1e-9),
         at_most(
@@ -87,7 +87,7 @@ def notes(request: Request) -> list[str]:
 
 def _figure_1(request: Request, budgets: tuple[int, ...]) -> dict[str, Rows]:
     """{part: {weights: {S_e: values}}}: exact for four weightings, the random baseline, OQC's SCA unless quick."""
-    from fedkd.planning.offload import oqc_problem, plan
+    from fedkd.planning.offload import oqc_problem, solve
 
     weights: dict[str, dict[str, Any]] = {EQUAL: {}}
     for cost in COSTS:
@@ -103,7 +103,7 @@ def _figure_1(request: Request, budgets: tuple[int, ...]) -> dict[str, Rows]:
         for budget in budgets:
             problem = oqc_problem(USERS, budget, **changes)
             for seed in seeds:
-                parts = plan(problem, method, seed).parts()
+                parts = solve(problem, method, seed).parts()
                 values = {
                     "delay_s": float(parts["delay_s"].sum()),
                     "accuracy": 1 - float(parts["error"].mean()),

@@ -22,11 +22,11 @@ MIDDLE_GAP, MIDDLE_S, LARGE_GAP, LARGE_S, LARGE_GIB = 1e-5, 0.2, 1e-8, 10.0, 2.0
 REPEATS = 5
 LARGE_RUN = """
 import resource, sys, time
-from fedkd.planning.offload import oqc_problem, plan
+from fedkd.planning.offload import oqc_problem, solve
 users, budget = int(sys.argv[1]), int(sys.argv[2])
 problem = oqc_problem(users, budget)
 start = time.perf_counter()
-found = plan(problem, "dual")
+found = solve(problem, "dual")
 seconds = time.perf_counter() - start
 memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 dual_gap = (found.objective - found.dual_bound) / abs(found.objective)
@@ -86,9 +86,9 @@ def notes(request: Request) -> list[str]:
 
 def _timed(problem: OffloadProblem, method: str, repeats: int) -> tuple[OffloadSolution, float]:
     """(answer, median seconds)."""
-    from fedkd.planning.offload import plan
+    from fedkd.planning.offload import solve
 
-    return _median(lambda: plan(problem, method), repeats)
+    return _median(lambda: solve(problem, method), repeats)
 
 
 def _median(solve: Callable[[], OffloadSolution], repeats: int) -> tuple[OffloadSolution, float]:
