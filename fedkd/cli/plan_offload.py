@@ -18,8 +18,8 @@ EXAMPLE = """\
 error_decay: [0.12, 0.25, 0.18]
 utility_growth: [0.22, 0.11, 0.29]
 # one number, or one a user
-device_step_s: [0.4, 0.9, 0.5]
-edge_step_s: 0.1
+device_step_s: [0.02, 0.05, 0.03]
+edge_step_s: 0.002
 device_most_steps: 10
 edge_most_steps: 20
 # what the edge can run in all
