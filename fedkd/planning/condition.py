@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 
@@ -186,7 +187,8 @@ class ConditionSystem:
 
 def plan(requests: Sequence[ConditionRequest], system: ConditionSystem) -> list[Plan]:
     """One plan a request, in their order; PlanningError for no request, or limits that nothing can meet."""
-    columns = {each.name: np.array([getattr(one, each.name) for one in requests]) for each in fields(ConditionRequest)}
+    names = [each.name for each in fields(ConditionRequest)]
+    columns: dict[str, Any] = {name: np.array([getattr(one, name) for one in requests]) for name in names}
     shared = {each.name: getattr(system, each.name) for each in fields(ConditionSystem)}
     method, edge = shared.pop("method"), shared.pop("edge")
     return choose(ConditionProblem(**columns, **shared), method, edge=edge)[1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 
@@ -73,7 +74,8 @@ class OffloadSystem:
 
 def plan(requests: Sequence[OffloadRequest], system: OffloadSystem) -> list[Plan]:
     """One plan a request, in their order; PlanningError for no request, or one that cannot be."""
-    columns = {each.name: np.array([getattr(one, each.name) for one in requests]) for each in fields(OffloadRequest)}
+    names = [each.name for each in fields(OffloadRequest)]
+    columns: dict[str, Any] = {name: np.array([getattr(one, name) for one in requests]) for name in names}
     shared = {each.name: getattr(system, each.name) for each in fields(OffloadSystem) if each.name in FIELDS}
     return solve(OffloadProblem(**columns, **shared), system.method).plans(system.edge)
 
