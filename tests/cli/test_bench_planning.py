@@ -12,11 +12,12 @@ from types import SimpleNamespace
 import pytest
 
 from fedkd.cli.benchmarks import papers_euci, planning_delay
+from fedkd.cli.benchmarks.charts import lines
 from fedkd.cli.benchmarks.collected import collect, wanted
 from fedkd.cli.benchmarks.limiter import limited
 from fedkd.cli.benchmarks.planning_delay import PROBES, STEPS, Passed
 from fedkd.cli.benchmarks.request import Request
-from fedkd.cli.benchmarks.result import write
+from fedkd.cli.benchmarks.result import Table, write
 from fedkd.planning.machines import Link, PlanningError
 from fedkd.planning.system import cost
 
@@ -40,6 +41,15 @@ def test_only_known_parts_can_be_asked_for() -> None:
     assert wanted(Request("papers"), ["a", "b"]) == ["a", "b"]
     with pytest.raises(PlanningError, match="give only=a or only=b"):
         wanted(Request("papers", overrides=["only=c"]), ["a", "b"])
+
+
+def test_figures_below_zero_are_inside_their_panel() -> None:
+    from matplotlib.figure import Figure
+
+    axes = Figure().subplots()
+    lines(Table("t", ["1", "2"], {"a": {"1": [-3.0], "2": [-2.0]}}, plain=True, chart="lines"), axes)
+    low, high = axes.get_ylim()
+    assert low < -3 and high > -2
 
 
 def test_a_part_that_stops_costs_only_its_own_figures(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import statistics
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from fedkd.cli.benchmarks.result import Result, Table
@@ -47,7 +48,7 @@ def bars(table: Table, axes: Any) -> None:
     for i, row in enumerate(table.rows):
         means, sds = zip(*(_figures(table, row, column) for column in columns), strict=True)
         axes.bar([place + i * width for place in range(len(columns))], means, width, yerr=sds, label=row)
-    axes.set_xticks([place + 0.4 - width / 2 for place in range(len(columns))], columns)
+    axes.set_xticks([place + 0.4 - width / 2 for place in range(len(columns))], [fill(each, 14) for each in columns])
     axes.set_ylabel("" if table.plain else "percent")
 
 
@@ -64,5 +65,5 @@ def lines(table: Table, axes: Any) -> None:
     axes.set_xticks([float(column) for column in table.columns], table.columns)
     axes.set_xlabel(table.across)
     axes.set_ylabel("" if table.plain else "percent")
-    if table.plain:
+    if table.plain and axes.dataLim.ymin >= 0:
         axes.set_ylim(bottom=0)

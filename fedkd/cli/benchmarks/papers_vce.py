@@ -61,6 +61,8 @@ def notes(request: Request) -> list[str]:
         f"VCE, 'over 90% less data': by its Fig. 10 {100 * finishing:.1f}% where a user can finish on the device, "
         f"{100 * everyone:.1f}% with the one who cannot ({raw_up:g} + {picture:g} kB against {up:g} kB up and latents, "
         "or one picture in five, down)",
+        "VCE Fig. 15(b): from 7 users on, all with user 1's device, AaaS satisfies more than DDC here: it sends no "
+        "compressed condition, and VCE chooses its compression for more steps than such devices come to",
         "VCE Fig. 13 (learning curves) is `fedkd bench planning only=denoising`: the learner beside the optimum that "
         "it seeks; Fig. 15(a) (other models) needs weights and scorers that are not at hand",
     ]
