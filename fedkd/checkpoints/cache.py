@@ -12,8 +12,8 @@ from filelock import FileLock
 
 from fedkd.checkpoints.blobs import BlobStore
 from fedkd.checkpoints.counters import CacheCounters, add_counts, read_counters
-from fedkd.checkpoints.eviction import Shelf
 from fedkd.checkpoints.derivation import Fetch
+from fedkd.checkpoints.eviction import Shelf
 from fedkd.checkpoints.flights import Flight
 from fedkd.checkpoints.locks import waiting
 from fedkd.checkpoints.manifest import (

@@ -9,6 +9,7 @@ import stat
 from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 
+from fedkd.checkpoints.completeness import check_complete
 from fedkd.checkpoints.manifest import RESERVED, CheckpointError, Manifest
 
 MAX_TEXT_BYTES = 256 * 2**20
@@ -65,7 +66,8 @@ def check_file(path: Path, name: str) -> None:
 def check_folder(folder: Path, manifest: Manifest, *, beside: Iterable[str] = RESERVED) -> None:
     """CheckpointError unless `folder` holds the manifest's files, each what its name says, and nothing else.
 
-    Files named in `beside` may lie there too. Digests are not compared here.
+    What model_index.json names has to be among them. Files named in `beside` may lie there too. Digests are not
+    compared here.
     """
     allowed = {entry.path for entry in manifest.files}
     for root, folders, files in os.walk(folder):
@@ -81,6 +83,7 @@ def check_folder(folder: Path, manifest: Manifest, *, beside: Iterable[str] = RE
         if not path.is_file():
             raise CheckpointError(f"{manifest.reference}: '{entry.path}' is missing; publish or fetch it again")
         check_file(path, entry.path)
+    check_complete(folder, manifest.reference)
 
 
 def _refuse_magic(head: bytes, name: str) -> None:

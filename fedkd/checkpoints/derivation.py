@@ -32,7 +32,8 @@ def derive_student(parent: Path, child: Path, lora: bytes, component: str) -> tu
         shutil.copyfile(index, child / component / index.name)
     strange = sorted(module for module in modules_of(path) if f"{module}.weight" not in there)
     if strange or not sources:
-        raise CheckpointError(f"the LoRA file changes '{next(iter(strange), component)}', which the parent does not have")
+        changed = next(iter(strange), component)
+        raise CheckpointError(f"the LoRA file changes '{changed}', which the parent does not have")
     found = []
     for left in (child / component).glob("*.safetensors"):
         left.unlink()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from fedkd.checkpoints.derivation import to_fetch
 from fedkd.checkpoints.manifest import CheckpointError, FileEntry, Manifest
 from fedkd.checkpoints.registry import Registry
 
@@ -56,8 +57,13 @@ class Difference:
 
     @property
     def new_bytes(self) -> int:
-        """Bytes that somebody who holds `before` has to fetch for `after`."""
+        """Bytes of `after` that `before` does not have."""
         return sum(size for sha256, size in self.after.blobs.items() if sha256 not in self.before.blobs)
+
+    @property
+    def fetched_bytes(self) -> int:
+        """Bytes that somebody who holds `before` has to fetch for `after`: a LoRA file stands for what it gives."""
+        return sum(entry.size for entry in to_fetch(self.after, self.before.blobs))
 
     @property
     def shared_bytes(self) -> int:

@@ -13,9 +13,10 @@ from typing import Any
 MANIFEST_NAME = "manifest.json"
 SIGNATURE_NAME = "model.sig"
 RESERVED = frozenset({MANIFEST_NAME, SIGNATURE_NAME})  # what a version's folder holds beside its files
-REFUSED_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".py", ".part"})
+PICKLED_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
+REFUSED_SUFFIXES = PICKLED_SUFFIXES | {".py", ".part"}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_VERSION = re.compile(r"v(0|[1-9][0-9]{0,8})")
+VERSION = re.compile(r"v(0|[1-9][0-9]{0,8})")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -105,7 +106,9 @@ class Manifest:
             for _ in bases:
                 digest = bases.get(digest, "")
             if digest in bases:
-                raise CheckpointError(f"malformed {MANIFEST_NAME} of {self.reference}: a content is derived from itself")
+                raise CheckpointError(
+                    f"malformed {MANIFEST_NAME} of {self.reference}: a content is derived from itself"
+                )
         paths = {entry.path for entry in self.files}
         if len(paths) != len(self.files):
             raise CheckpointError(f"malformed {MANIFEST_NAME}: a file is named twice")
@@ -177,7 +180,7 @@ def check_name(name: str) -> str:
 
 def check_version(version: str) -> str:
     """Return `version` if it is v0, v1, v2, …, else raise CheckpointError."""
-    if not _VERSION.fullmatch(version):
+    if not VERSION.fullmatch(version):
         raise CheckpointError(f"'{version}' is no version; versions are v0, v1, v2, …")
     return version
 
@@ -203,9 +206,9 @@ def file_digest(path: Path) -> str:
 
 
 def scan_folder(folder: Path) -> tuple[FileEntry, ...]:
-    """The files of a pipeline folder, sorted by path; pickled weights, code and hidden files are left out.
+    """The files of a pipeline folder, sorted by path; code and hidden files are left out.
 
-    CheckpointError for a symbolic link: what it points at is not part of the folder.
+    CheckpointError for a symbolic link, since what it points at is not part of the folder, and for a pickle.
     """
     if not (folder / "model_index.json").is_file():
         raise CheckpointError(f"'{folder}' is no diffusers pipeline folder: model_index.json is missing")
@@ -217,6 +220,11 @@ def scan_folder(folder: Path) -> tuple[FileEntry, ...]:
                 f"'{inside}' in '{folder}' is a symbolic link; publish a copy with the files themselves (cp -rL)"
             )
         hidden = any(part.startswith(".") for part in inside.parts)
+        if path.is_file() and not hidden and path.suffix.casefold() in PICKLED_SUFFIXES:
+            raise CheckpointError(
+                f"'{inside}' in '{folder}' is a pickle; a checkpoint holds safetensors alone: save the weights so, and "
+                "delete it"
+            )
         reserved = inside.parts[0].casefold() in RESERVED
         if not path.is_file() or hidden or reserved or path.suffix.casefold() in REFUSED_SUFFIXES:
             continue

@@ -137,7 +137,8 @@ class Registry:
 
         Versions are v0 (a first one without parents), v1, v2, …; each appears under its name only when whole.
         Publishing the same content with the same parents, recipe and round again returns the version that exists.
-        `edges`: names of those that taught it. `derived`: which contents parents and LoRA files give. `sign(folder)` signs the finished folder before it gets its name.
+        `edges`: names of those that taught it. `derived`: which contents parents and LoRA files give.
+        `sign(folder)` signs the finished folder before it gets its name.
         """
         check_alias(alias)
         files = scan_folder(folder)

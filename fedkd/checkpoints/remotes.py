@@ -44,8 +44,8 @@ class Remote:
         self.url = url.rstrip("/")
         try:
             self.files, self.root = fsspec.core.url_to_fs(self.url)
-        except (ValueError, ImportError) as error:
-            raise CheckpointError(f"'{url}' cannot be reached: {first_line(error)}") from error
+        except (ValueError, ImportError, OSError) as error:
+            raise CheckpointError(f"'{shown(url)}' cannot be reached: {first_line(error)}") from error
 
     def _call(self, what: str, *given: Any, **options: Any) -> Any:
         """One call of the store, its failures in our words; FileNotFoundError passes."""

@@ -129,6 +129,16 @@ def key_claim(key: Path) -> str:
     return f"key:{hashlib.sha256(text).hexdigest()}"
 
 
+def check_policy(policy: TrustPolicy) -> None:
+    """CheckpointError when the policy can accept nothing: no key where signatures are required, or no key in a file."""
+    if policy.require_signature and not policy.trusts_anyone:
+        raise CheckpointError(
+            "signatures are required but no key is trusted; name one: serving.trusted_keys=[FILE] or --trusted-key FILE"
+        )
+    for key in policy.public_keys:
+        key_claim(Path(key))
+
+
 def verify(folder: Path, policy: TrustPolicy) -> None:
     """CheckpointError unless the folder's signature, or its absence, is what `policy` accepts.
 
@@ -136,8 +146,7 @@ def verify(folder: Path, policy: TrustPolicy) -> None:
     public keys and certificates nothing asks the network.
     """
     if not policy.trusts_anyone:
-        if policy.require_signature:
-            raise CheckpointError("signatures are required but no key is trusted; name one in serving.trusted_keys")
+        check_policy(policy)
         return
     path = folder / SIGNATURE_NAME
     if not path.is_file():
@@ -173,8 +182,8 @@ def _verifier(bundle: dict[str, Any], policy: TrustPolicy, reference: str) -> An
             raise CheckpointError(f"Sigstore's trust root could not be had: {_line(error)}") from error
     shown = f"key {claim[4:16]}" if claim.startswith("key:") else f"a {claim} signature"
     raise CheckpointError(
-        f"{reference} was signed by {shown}, which is not trusted here; name its public key in serving.trusted_keys "
-        "if you trust it"
+        f"{reference} was signed by {shown}, which is not trusted here; name its public key "
+        "(serving.trusted_keys, --trusted-key or --key) if you trust it"
     )
 
 

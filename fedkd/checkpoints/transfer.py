@@ -16,6 +16,7 @@ from fedkd.checkpoints.fetching import Fetcher, Progress, Tally, distinct, side_
 from fedkd.checkpoints.manifest import (
     MANIFEST_NAME,
     SIGNATURE_NAME,
+    VERSION,
     CheckpointError,
     FileEntry,
     Manifest,
@@ -54,9 +55,10 @@ def push(
 ) -> Moved:
     """Publish a version to the registry at `url`; it appears there when all its blobs do.
 
-    A LoRA student's weights are not sent where their parent's lie: the LoRA file is. The aliases that point at it here point at it there afterwards. `samples` are pictures for the card that a
-    Hugging Face repository gets. CheckpointError when the version is unknown or damaged, the place is read-only,
-    or has another version of that name.
+    A LoRA student's weights are not sent where their parent's lie: the LoRA file is. The aliases that point at it
+    here point at it there afterwards. `samples` are pictures for the card that a Hugging Face repository gets.
+    CheckpointError when the version is unknown or damaged, the place is read-only, or has another version of that
+    name.
     """
     with registry.locks.writing():
         folder, manifest = registry.resolve(reference), registry.manifest(reference)
@@ -67,10 +69,7 @@ def push(
         text = (folder / MANIFEST_NAME).read_bytes()
         signature = registry.signature(manifest.reference)
         with closing(open_remote(url, token=token)) as remote, remote.writing():
-            if not remote.writable:
-                raise CheckpointError(
-                    f"{shown(remote.url)} is read-only; publish to a folder, s3:// or hf:, where others pull from"
-                )
+            _refuse_read_only(remote)
             there = remote.read(f"{version_path(manifest.name, manifest.version)}/{MANIFEST_NAME}")
             if there is not None and Manifest.from_json(there.decode(errors="replace")).digest != manifest.digest:
                 raise taken(remote.url, manifest)
@@ -95,6 +94,24 @@ def push(
                 if registry.alias(manifest.name, alias) == manifest.version:
                     remote.name(manifest.name, alias, manifest.version)
     return Moved(tally.moved + letters, manifest.size_bytes - tally.moved, len(lacking), manifest.reference)
+
+
+def check_target(url: str) -> None:
+    """CheckpointError when nothing can be published to `url`; asks nobody over the network."""
+    if url.startswith("hf:"):
+        from fedkd.checkpoints.hub import repository
+
+        repository(url)
+        return
+    with closing(open_remote(url)) as remote:
+        _refuse_read_only(remote)
+
+
+def _refuse_read_only(remote: Remote) -> None:
+    if not remote.writable:
+        raise CheckpointError(
+            f"{shown(remote.url)} is read-only; publish to a folder, s3:// or hf:, where others pull from"
+        )
 
 
 def pull(
@@ -178,6 +195,8 @@ def find(remote: Remote, reference: str) -> Found:
         if found is None:
             raise _unknown(remote, name, f"no {alias} version of '{name}'")
         version = found.decode(errors="replace").strip()
+        if not VERSION.fullmatch(version):
+            raise CheckpointError(f"{shown(remote.url)} names no version for {alias} of '{name}'; is it a registry?")
     check_version(version)
     place = version_path(name, version)
     text = remote.read(f"{place}/{MANIFEST_NAME}")

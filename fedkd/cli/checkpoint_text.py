@@ -99,5 +99,6 @@ def difference(found: Difference) -> Iterator[str]:
     share = f" ({100 * found.new_bytes / total:.1f}%)" if total else ""
     yield (
         f"{found.before.reference} -> {found.after.reference}: {megabytes(found.new_bytes)} of {megabytes(total)} "
-        f"differ{share}, {megabytes(found.shared_bytes)} are shared"
+        f"differ{share}, {megabytes(found.shared_bytes)} are shared; who holds {found.before.reference} fetches "
+        f"{megabytes(found.fetched_bytes)}"
     )

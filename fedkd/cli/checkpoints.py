@@ -134,6 +134,12 @@ def verify(
 
     with guard():
         store = find(registry, recipe)
+        if key:
+            from fedkd.checkpoints.signing import TrustPolicy, check_policy
+            from fedkd.checkpoints.signing import verify as verify_signature
+
+            policy = TrustPolicy(require_signature=True, public_keys=key)
+            check_policy(policy)
         names = [reference] if reference and ":" not in reference else store.names()
         wanted = [reference] if ":" in reference else [f"{name}:{v}" for name in names for v in store.versions(name)]
         if reference and not wanted:
@@ -143,10 +149,7 @@ def verify(
             try:
                 folder = store.resolve(each)
                 if key:
-                    from fedkd.checkpoints.signing import TrustPolicy
-                    from fedkd.checkpoints.signing import verify as verify_signature
-
-                    verify_signature(folder, TrustPolicy(require_signature=True, public_keys=key))
+                    verify_signature(folder, policy)
                 print(f"{each}  sound{', signature trusted' if key else ''}")
             except CheckpointError as error:
                 if len(wanted) == 1:

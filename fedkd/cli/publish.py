@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -59,11 +60,13 @@ def publish(
     from fedkd.cli.console import guard
 
     with guard("what was sent whole is kept; run the same command again to go on"):
-        from fedkd.checkpoints.transfer import push
+        from fedkd.checkpoints.transfer import check_target, push
         from fedkd.cli.byte_bar import byte_bar, cost
 
-        facts = {"licence": licence, "base_model": base_model}
-        found = find_source(source, name, registry, {key: value for key, value in facts.items() if value}, key)
+        check_target(to)  # before anything is published on this machine
+        facts: dict[str, Any] = {"licence": licence, "base_model": base_model}
+        given = {fact: value for fact, value in facts.items() if value}
+        found = find_source(source, name, registry, given | ({"sign": signer(key)} if key else {}))
         with byte_bar(f"publishing {found.reference}") as progress:
             moved = push(
                 found.registry, found.reference, to, token=token, progress=progress, jobs=jobs, samples=found.samples
@@ -71,8 +74,20 @@ def publish(
         print(f"published {moved.reference} to {to}: {cost(moved)}")
 
 
-def find_source(source: str, name: str, registry: str, facts: dict[str, Any], key: str) -> Source:
-    """The version that SRC means, published on this machine first where it is a folder; CheckpointError when none."""
+def signer(key: str) -> Callable[[Path], object]:
+    """What signs a folder with the private key in the file `key`; CheckpointError when it is none."""
+    from fedkd.checkpoints.signing import key_claim, sign
+
+    private = Path(key).expanduser()
+    key_claim(private)
+    return lambda folder: sign(folder, private)
+
+
+def find_source(source: str, name: str, registry: str, facts: dict[str, Any]) -> Source:
+    """The version that SRC means, published on this machine first where it is a folder; CheckpointError when none.
+
+    `facts`: what a folder's version is published with; `sign` among them signs also one that is here unsigned.
+    """
     from fedkd.checkpoints.manifest import CheckpointError
     from fedkd.checkpoints.registry import Registry
 
@@ -92,10 +107,8 @@ def find_source(source: str, name: str, registry: str, facts: dict[str, Any], ke
         )
     else:
         found = Source(local, local.manifest(source).reference)
-    if key and not found.registry.signature(found.reference):
-        from fedkd.checkpoints.signing import sign
-
-        sign(found.registry.resolve(found.reference), Path(key).expanduser())
+    if "sign" in facts and not found.registry.signature(found.reference):
+        facts["sign"](found.registry.resolve(found.reference))
     return found
 
 

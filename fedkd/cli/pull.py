@@ -52,7 +52,7 @@ def pull(
         from click.core import ParameterSource
 
         from fedkd.checkpoints.registry import Registry
-        from fedkd.checkpoints.signing import TrustPolicy
+        from fedkd.checkpoints.signing import TrustPolicy, check_policy
         from fedkd.checkpoints.transfer import pull as fetch
         from fedkd.cli.byte_bar import byte_bar, cost
 
@@ -60,6 +60,7 @@ def pull(
             token = ""  # a registry's token is none of the hub's business
         target = Registry(Path(registry).expanduser().resolve())
         policy = TrustPolicy(require_signature, [Path(key).expanduser() for key in trusted_key or []])
+        check_policy(policy)
         with byte_bar(f"pulling {reference}") as progress:
             moved = fetch(reference, source, target, token=token, progress=progress, jobs=jobs, policy=policy)
         console.print(f"pulled {moved.reference} from {source}: {cost(moved)}", markup=False, soft_wrap=True)

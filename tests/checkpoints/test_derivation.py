@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save, save_file
 
 from fedkd.checkpoints.cache import CheckpointCache
 from fedkd.checkpoints.derivation import derive_student, to_fetch
+from fedkd.checkpoints.lineage import diff
 from fedkd.checkpoints.lora_merge import LORA_NAME, merge_lora
 from fedkd.checkpoints.manifest import CheckpointError, Manifest
 from fedkd.checkpoints.registry import Registry
@@ -157,6 +158,14 @@ def test_a_pull_into_a_registry_moves_the_lora_file(versions: tuple[Registry, li
     moved = pull(second.reference, str(registry.root), mine)
     assert moved.bytes_moved < 0.1 * second.size_bytes
     assert mine.resolve("m:v2").joinpath("unet").is_dir()
+
+
+def test_a_difference_says_that_the_lora_file_is_all_that_is_fetched(
+    versions: tuple[Registry, list[Manifest]],
+) -> None:
+    registry, (_, first, _) = versions
+    found = diff(registry, "m:v0", "m:v1")
+    assert found.fetched_bytes == first.derived[0].lora_size < 0.1 * found.new_bytes
 
 
 def test_a_push_leaves_out_what_can_be_made_there(versions: tuple[Registry, list[Manifest]], tmp_path: Path) -> None:

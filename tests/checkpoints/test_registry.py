@@ -118,9 +118,10 @@ def test_a_pickle_under_another_name_is_refused_and_nothing_gets_a_name(model: P
 
 
 def test_pickles_are_neither_published_nor_accepted(model: Path, tmp_path: Path) -> None:
-    (model / "unet/w.bin").write_bytes(b"pickle")
-    manifest = Registry(tmp_path).publish(model, name="m")
-    assert not any(entry.path.endswith(".bin") for entry in manifest.files)
+    (model / "unet/W.BIN").write_bytes(b"pickle")
+    with pytest.raises(CheckpointError, match=r"unet/W\.BIN.* is a pickle"):
+        Registry(tmp_path / "r").publish(model, name="m")
+    assert not (tmp_path / "r/versions").exists()
     for path in ("unet/w.bin", "unet/W.BIN"):
         with pytest.raises(CheckpointError, match="only safetensors"):
             FileEntry(path, "0" * 64, 1)

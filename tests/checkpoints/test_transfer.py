@@ -156,6 +156,20 @@ def test_a_server_that_is_not_there_is_one_line(tmp_path: Path) -> None:
         pull("m", "http://127.0.0.1:9", Registry(tmp_path))
 
 
+def test_a_web_page_is_no_registry(tmp_path: Path) -> None:
+    for place in ("names/m/latest", "versions/m/v0/manifest.json"):
+        page = tmp_path / "site" / place
+        page.parent.mkdir(parents=True)
+        page.write_text("<html>\n" * 1000)
+    target = Registry(tmp_path / "mine")
+    with Broken(tmp_path / "site").running() as url:
+        for wanted, told in (("m", "names no version for latest of 'm'; is it a registry"), ("m:v0", "malformed")):
+            with pytest.raises(CheckpointError, match=told) as error:
+                pull(wanted, url, target)
+            assert len(str(error.value)) < 200 and "\n" not in str(error.value)
+    assert target.names() == []
+
+
 @pytest.mark.parametrize("fault", ["altered", "longer"])
 def test_a_blob_that_is_not_what_it_should_be_gets_no_name(fault: str, registry: Registry, tmp_path: Path) -> None:
     target = Registry(tmp_path / "other")

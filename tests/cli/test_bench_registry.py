@@ -11,6 +11,7 @@ from fedkd.checkpoints.manifest import CheckpointError
 from fedkd.cli.benchmarks import registry_transfer as transfer
 from fedkd.cli.benchmarks.registry import KILLS, QUICK_KILLS, SECOND_BOUND, SHIPPED_MODEL, TINY_RANK, wanted
 from fedkd.cli.benchmarks.registry_student import base_and_student
+from fedkd.cli.benchmarks.registry_trust import refusals
 from fedkd.cli.benchmarks.request import Request
 
 
@@ -37,6 +38,11 @@ def test_a_second_version_with_another_lora_moves_little_whatever_the_store(
 def test_32_pulls_at_once_from_four_processes_cause_one_transfer(tmp_path: Path) -> None:
     transfers, succeeded = transfer.at_once(tmp_path, "token", multiprocessing.get_context("forkserver"))
     assert succeeded == transfer.PULLS and 1.0 <= transfers < 1.01
+
+
+def test_an_edge_refuses_what_it_must_not_take_and_serves_on(tmp_path: Path) -> None:
+    offered, refused = refusals(tmp_path)
+    assert offered == refused == 4  # another key, a pickle, and a bit in each of the two new blobs
 
 
 def test_pull_and_curl_move_the_same_bytes(tmp_path: Path) -> None:

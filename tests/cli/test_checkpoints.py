@@ -106,6 +106,7 @@ def test_verify_tells_of_a_name_that_points_at_nothing(registry: Registry) -> No
         (["unpin", "m"], "is not pinned"),
         (["pin", "m:v9"], "known versions"),
         (["lineage", "m:v9"], "known versions"),
+        (["verify", "m", "--key", "none.pem"], "'none.pem' cannot be used as a key"),
     ],
 )
 def test_a_mistake_is_one_line(arguments: list[str], told: str, registry: Registry) -> None:

@@ -155,19 +155,24 @@ def test_a_served_registry_is_pulled_from_with_its_token(tmp_path: Path) -> None
         (["publish", "{model}", "--name", "a b", "--to", "there"], "is no checkpoint name"),
         (["publish", "{model}", "--name", "m", "--to", "gopher://x"], "is no place for checkpoints"),
         (["publish", "{model}", "--name", "m", "--to", "http://127.0.0.1:9"], "read-only"),
+        (["publish", "{model}", "--name", "m", "--to", "hf:nobody"], "hf:OWNER/NAME"),
         (["publish", "{model}", "--name", "m", "--to", "there", "--key", "none.pem"], "cannot be used as a key"),
+        (["publish", "{model}", "--name", "m", "--to", "there", "--key", "{public}"], "cannot be used as a key"),
         (["pull", "m", "--from", "nowhere"], "it lists no checkpoints"),
         (["pull", "m:../x", "--from", "nowhere"], "is no version"),
+        (["pull", "m", "--from", "nowhere", "--trusted-key", "none.pem"], "'none.pem' cannot be used as a key"),
+        (["pull", "m", "--from", "nowhere", "--require-signature"], "--trusted-key FILE"),
         (["pull", "m", "--from", "http://127.0.0.1:9"], "cannot be reached"),
+        (["pull", "m", "--from", "ftp://127.0.0.1:9/x"], "'ftp://127.0.0.1:9/x' cannot be reached"),
         (["registry", "serve", "nowhere"], "is no registry"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(words: list[str], told: str, tmp_path: Path) -> None:
-    model = make_model(tmp_path / "model")
-    done = fedkd(*(word.format(model=model) for word in words))
+    model, (_, public) = make_model(tmp_path / "model"), generate_keys(tmp_path / "keys")
+    done = fedkd(*(word.format(model=model, public=public) for word in words))
     assert done.exit_code == 2 and told in done.stderr, done.output
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
-    assert not Path("there/versions").exists()
+    assert not Path("there/versions").exists() and not Path("checkpoints/registry/versions").exists()
 
 
 @pytest.mark.parametrize(("count", "text"), [(0, "0 B"), (999, "999 B"), (1234, "1.23 kB"), (4_000_000_000, "4 GB")])

@@ -17,11 +17,12 @@ SHIPPED_MODEL = Path(__file__).resolve().parents[3] / "checkpoints" / "tiny-sd"
 
 
 def run(request: Request) -> Result:
-    """Faults first, then bytes, throughput and many pulls at once; `kills=N` as override sets their number."""
+    """Faults first, then bytes, throughput, many pulls at once and trust; `kills=N` as override sets their number."""
     from fedkd.cli.benchmarks import registry_transfer as transfer
     from fedkd.cli.benchmarks.registry_faults import Site
     from fedkd.cli.benchmarks.registry_student import base_and_student, stable_diffusion
     from fedkd.cli.benchmarks.registry_trials import Trials, rows
+    from fedkd.cli.benchmarks.registry_trust import pixels_apart, refusals
 
     kills = wanted(request)
     folder = Path(tempfile.mkdtemp(prefix="fedkd-registry-"))
@@ -46,6 +47,8 @@ def run(request: Request) -> Result:
         )
         request.say(f"pull has {100 * transfer.share_of_curl(speeds):.0f}% of curl's throughput")
         transfers, succeeded = transfer.at_once(folder, TOKEN, trials.children.context)
+        offered, refused = refusals(folder)
+        apart = pixels_apart(SHIPPED_MODEL, folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     result = Result(request.name, request.command, [0], [])
@@ -87,6 +90,10 @@ def run(request: Request) -> Result:
         at_least("throughput of pull over loopback HTTP (share of curl's)", transfer.share_of_curl(speeds), CURL_BOUND),
         at_most("transfers of a model that one edge pulls 32 times at once", transfers, 1.01),
         at_least("of these pulls succeed", succeeded, transfer.PULLS),
+        at_least(
+            "versions of another key, with a flipped bit or a pickle refused, the old one served", refused, offered
+        ),
+        at_most("pixel values in which the registry's and the pulled model draw other than the published", apart, 0),
     ]
     full = "a file system in memory that was full, and writes" if really_full else "writes"
     result.notes = [f"full disk: {full} that the system failed midway (RLIMIT_FSIZE)", *notes]
