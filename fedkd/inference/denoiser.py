@@ -80,7 +80,7 @@ def start(
     SchedulerError when it cannot be split or cannot take that many steps.
     """
     made = schedulers.scheduler_class(scheduler or type(pipe.scheduler).__name__)
-    config = schedulers.configured(made, pipe.scheduler.config, scheduler_options or {})
+    config = schedulers.configured(made, pipe.scheduler, scheduler_options or {})
     network: Any = denoiser_of(pipe).config
     side = network.sample_size
     height, width = (side, side) if isinstance(side, int) else side
