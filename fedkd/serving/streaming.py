@@ -89,7 +89,7 @@ class Reader:
 
 
 class Channel:
-    """What happens to one picture, told to any number of readers; used on the event loop alone but for `tell`."""
+    """What happens to one picture, told to any number of readers; used on the event loop alone but for `tell…`."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -103,6 +103,13 @@ class Channel:
             self._loop.call_soon_threadsafe(put, *arguments)
         except RuntimeError:
             return
+
+    def tell_progress(self, data: dict[str, Any]) -> None:
+        """From another thread: how far it is. The loop is woken only where somebody reads: waking it slows a step."""
+        if self._readers:
+            self.tell(self.publish, "session.progress", data)
+        elif not self._ended:
+            self._last = "session.progress", data
 
     def wants_preview(self, step: int, total: int) -> bool:
         """Whether a reader asked for a preview after this step; never after the last, where the picture comes."""
