@@ -62,7 +62,8 @@ def scheduler_class(name: str) -> Any:
 @lru_cache
 def constructor_parameters(made: Any) -> frozenset[str]:
     """The names of what the constructor of class `made` takes."""
-    return frozenset(inspect.signature(made.__init__).parameters)
+    parameters = inspect.signature(made.__init__).parameters.values()
+    return frozenset(each.name for each in parameters if each.name != "self" and each.kind is not each.VAR_KEYWORD)
 
 
 def configured(made: Any, scheduler: Any, options: Mapping[str, Any]) -> dict[str, Any]:
