@@ -56,7 +56,7 @@ def _url_of(process: subprocess.Popen[str], log: Path) -> str:
                 return found[1]
     finally:
         impatient.cancel()
-    lines = log.read_text(errors="replace").strip().splitlines() or ["no reason given"]
+    lines = log.read_text(errors="replace").strip().splitlines() or [f"it said nothing for {START_S:g} s"]
     raise LoopbackError(f"the edge did not start: {lines[-1].removeprefix('error: ')}")
 
 
