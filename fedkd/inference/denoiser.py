@@ -215,6 +215,7 @@ def take_up(found: HandOff, *, conditions: Conditions | None = None, device: str
         conditions = {name: tensor.to(device) for name, tensor in conditions.items()}
     latents = found.latents.to(device)
     try:
+        schedulers.check_settings(found.scheduler, found.scheduler_config)
         scheduler = schedulers.fresh(found.scheduler, found.scheduler_config, found.arguments, device)
         if found.step > len(scheduler.timesteps):
             raise HandOffError(f"malformed hand-off: step {found.step} of {len(scheduler.timesteps)}")

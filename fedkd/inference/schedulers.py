@@ -87,6 +87,13 @@ def config_of(scheduler: Any) -> dict[str, Any]:
     return {key: value for key, value in dict(scheduler.config).items() if key in wanted}
 
 
+def check_settings(name: str, config: Mapping[str, Any]) -> None:
+    """SchedulerError for a setting that the class `name` does not have: it would silently be another scheduler."""
+    unknown = set(config) - constructor_parameters(scheduler_class(name))
+    if unknown:
+        raise SchedulerError(f"{name} has no setting {min(map(str, unknown))!r}; use the same diffusers on both sides")
+
+
 def check_config(config: Mapping[str, Any]) -> None:
     """Refuse configs that cannot be gone on with elsewhere, or would cost memory without bound."""
     if config.get("stochastic_sampling"):
