@@ -9,6 +9,8 @@ import pytest
 
 from fedkd.inference import schedulers
 
+pytestmark = pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning", "ignore::FutureWarning")
+
 
 @pytest.mark.parametrize("name", schedulers.SCHEDULERS)
 def test_a_fresh_scheduler_has_all_that_from_config_gives_it(tiny_pipeline: Any, name: str) -> None:
