@@ -83,7 +83,8 @@ def configured(made: Any, scheduler: Any, options: Mapping[str, Any]) -> dict[st
 
 def config_of(scheduler: Any) -> dict[str, Any]:
     """The config values that the scheduler's constructor takes."""
-    wanted = constructor_parameters(type(scheduler))
+    made: Any = type(scheduler)
+    wanted = constructor_parameters(made)
     return {key: value for key, value in dict(scheduler.config).items() if key in wanted}
 
 
