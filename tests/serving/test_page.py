@@ -229,8 +229,6 @@ def test_a_picture_is_drawn_with_previews(http: httpx.Client, opened: Open) -> N
         assert "Done in" in page.text_content("#status") and page.text_content("#problem") == ""
         assert page.get_attribute("#picture", "alt") == "Picture of: a red seven"
         shown = _pixels(page)
-        screenshot = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
-        assert screenshot.size == (1100, 800) and len(screenshot.getcolors(1 << 20) or []) > 100
     answer = http.post(
         "/v1/images/generations", json={"prompt": "a red seven", "num_inference_steps": 8, "seed": 3, "exact": True}
     )
