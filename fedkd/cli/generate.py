@@ -129,10 +129,10 @@ def generate(
             edge_profile=profile("EUCI edge", EUCI_EDGE, edge_watts),
         )
         with client:
-            if device_steps or decode is Side.device:
+            if device_steps:
                 # a device that cannot leaves its part to the edge, and the picture says so
                 with console.status("fetching the model"), suppress(DeviceCannot):
-                    client.prepare(decode.value)
+                    client.prepare(decode.value, model or None)
             with progress_bar("denoising") as progress:
                 result = client.generate(
                     prompt,

@@ -80,7 +80,7 @@ def start(
     SchedulerError when it cannot be split or cannot take that many steps.
     """
     made = schedulers.scheduler_class(scheduler or type(pipe.scheduler).__name__)
-    config = schedulers.configured(made, pipe.scheduler.config, scheduler_options or {})
+    config = schedulers.configured(made, pipe.scheduler, scheduler_options or {})
     network: Any = denoiser_of(pipe).config
     side = network.sample_size
     height, width = (side, side) if isinstance(side, int) else side
@@ -215,6 +215,7 @@ def take_up(found: HandOff, *, conditions: Conditions | None = None, device: str
         conditions = {name: tensor.to(device) for name, tensor in conditions.items()}
     latents = found.latents.to(device)
     try:
+        schedulers.check_settings(found.scheduler, found.scheduler_config)
         scheduler = schedulers.fresh(found.scheduler, found.scheduler_config, found.arguments, device)
         if found.step > len(scheduler.timesteps):
             raise HandOffError(f"malformed hand-off: step {found.step} of {len(scheduler.timesteps)}")

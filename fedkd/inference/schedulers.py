@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import diffusers
@@ -58,23 +59,40 @@ def scheduler_class(name: str) -> Any:
     return getattr(diffusers, name)
 
 
-def configured(made: Any, config: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    """The config of class `made` from another scheduler's and `options`; SchedulerError for one that it lacks."""
-    known = set(inspect.signature(made.__init__).parameters) & OPTIONS
+@lru_cache
+def constructor_parameters(made: Any) -> frozenset[str]:
+    """The names of what the constructor of class `made` takes."""
+    parameters = inspect.signature(made.__init__).parameters.values()
+    return frozenset(each.name for each in parameters if each.name != "self" and each.kind is not each.VAR_KEYWORD)
+
+
+def configured(made: Any, scheduler: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The config of class `made` from that of `scheduler` and `options`; SchedulerError for one that it lacks."""
+    if type(scheduler) is made and not options:
+        return config_of(scheduler)
+    known = constructor_parameters(made) & OPTIONS
     for key in options:
         if key not in known:
             takes = ", ".join(sorted(known)) or "none"
             raise SchedulerError(f"scheduler_options.{key} is not an option of {made.__name__}; it takes {takes}")
     try:
-        return config_of(made.from_config(config, **options))
+        return config_of(made.from_config(scheduler.config, **options))
     except (TypeError, ValueError, NotImplementedError) as error:
         raise SchedulerError(f"scheduler_options={dict(options)} cannot be: {error}") from error
 
 
 def config_of(scheduler: Any) -> dict[str, Any]:
     """The config values that the scheduler's constructor takes."""
-    wanted = inspect.signature(type(scheduler).__init__).parameters
+    made: Any = type(scheduler)
+    wanted = constructor_parameters(made)
     return {key: value for key, value in dict(scheduler.config).items() if key in wanted}
+
+
+def check_settings(name: str, config: Mapping[str, Any]) -> None:
+    """SchedulerError for a setting that the class `name` does not have: it would silently be another scheduler."""
+    unknown = set(config) - constructor_parameters(scheduler_class(name))
+    if unknown:
+        raise SchedulerError(f"{name} has no setting {min(map(str, unknown))!r}; use the same diffusers on both sides")
 
 
 def check_config(config: Mapping[str, Any]) -> None:
@@ -97,7 +115,9 @@ def fresh(name: str, config: Mapping[str, Any], arguments: Mapping[str, Any], de
     if set(arguments) - ARGUMENTS or type(steps) is not int or not 1 <= steps <= MAX_STEPS:
         raise SchedulerError(f"num_inference_steps={steps!r} is out of range; give 1 to {MAX_STEPS}")
     try:
-        scheduler = made.from_config(dict(config))
+        # Not from_config, which looks through every compatible class to sort out what `made` does not take.
+        takes = constructor_parameters(made)
+        scheduler = made(**{key: value for key, value in config.items() if key in takes})
         scheduler.set_timesteps(**arguments, device=device)
     except Exception as error:
         reason = str(error).strip()[:200]

@@ -43,10 +43,10 @@ class AsyncEdgeClient(DeviceClient):
         """Whether bit-for-bit equality is promised: same torch, diffusers, threads and kind of device."""
         return self._side.same_build(await self.model())
 
-    async def prepare(self, decode: Side = "edge") -> None:
-        """Fetch and load what this device needs, so that the first picture does not wait for it."""
+    async def prepare(self, decode: Side = "edge", model: str | None = None) -> None:
+        """Fetch and load what this device needs of `model`, so that the first picture does not wait for it."""
         async with self._ready:
-            await self._connection.run(self._side.prepare(decode))
+            await self._connection.run(self._side.prepare(decode, model))
 
     async def generate(
         self,
@@ -63,5 +63,5 @@ class AsyncEdgeClient(DeviceClient):
         wish = Wish(prompt, **plan)
         if wish.device_steps:
             with suppress(EdgeError):  # the picture will do without, or say why it cannot
-                await self.prepare(wish.decode)
+                await self.prepare(wish.decode, wish.model)
         return await self._connection.run(Picture(self._side, wish, progress, notice).draw())

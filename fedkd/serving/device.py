@@ -39,9 +39,9 @@ class EdgeClient(DeviceClient):
         """Whether bit-for-bit equality is promised: same torch, diffusers, threads and kind of device."""
         return self._side.same_build(self.model())
 
-    def prepare(self, decode: Side = "edge") -> None:
-        """Fetch and load what this device needs, so that the first picture does not wait for it."""
-        self._connection.run(self._side.prepare(decode))
+    def prepare(self, decode: Side = "edge", model: str | None = None) -> None:
+        """Fetch and load what this device needs of `model`, so that the first picture does not wait for it."""
+        self._connection.run(self._side.prepare(decode, model))
 
     def generate(
         self,

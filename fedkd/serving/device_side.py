@@ -74,11 +74,11 @@ class DeviceSide:
             )
         )
 
-    def prepare(self, decode: str) -> Steps[None]:
-        """Fetch and load what this device needs, from the first edge that has it."""
+    def prepare(self, decode: str, name: str | None = None) -> Steps[None]:
+        """Fetch and load this device's part of the model `name` (None: the default), from the first edge with it."""
 
         def ready(edge: str) -> Steps[None]:
-            model = yield from self._settle_on(edge)
+            model = yield from self._settle_on(edge, name)
             yield from self.local.denoiser(edge, model)
             if decode == "device":
                 yield from self.local.decoder(edge, model)
@@ -98,8 +98,8 @@ class DeviceSide:
         there = model.get("build") or {}
         return all(there.get(name) == value for name, value in here.items())
 
-    def _settle_on(self, edge: str) -> Steps[dict[str, Any]]:
-        model = yield from self.describe(edge)
+    def _settle_on(self, edge: str, name: str | None = None) -> Steps[dict[str, Any]]:
+        model = yield from self.describe(edge, name=name)
         self.current = edge
         return model
 

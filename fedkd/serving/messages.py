@@ -83,10 +83,8 @@ class ImageRequest(Sampled):
     model: Name | None = None
     n: Annotated[int, Field(ge=1, le=10)] | None = None
     size: Annotated[str, Field(max_length=20)] | None = None
-    response_format: Annotated[str, Field(max_length=20, json_schema_extra={"enum": ["b64_json"]})] | None = None
-    output_format: Annotated[str, Field(max_length=20, json_schema_extra={"enum": ["png", "jpeg", "webp"]})] | None = (
-        None
-    )
+    response_format: ResponseFormat | None = None
+    output_format: OutputFormat | None = None
     output_compression: Annotated[int, Field(ge=0, le=100)] | None = None
     stream: bool | None = None
     partial_images: Annotated[int, Field(ge=0, le=3)] | None = None

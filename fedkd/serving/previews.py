@@ -25,7 +25,7 @@ def reporting(session: Session, engine: Engine) -> Callable[[Job], None]:
     making: set[asyncio.Task[None]] = set()
 
     def on_step(job: Job) -> None:
-        channel.tell(channel.publish, "session.progress", _facts(job.step, job.total))
+        channel.tell_progress(_facts(job.step, job.total))
         if channel.wants_preview(job.step, job.total):
             channel.tell(begin, estimate(job).detach().clone(), job.step, job.total)
 

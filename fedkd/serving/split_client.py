@@ -107,7 +107,7 @@ class Picture:
         else:
             raise EdgeLost(f"the model of the edge at {edge} changes too fast; try again")
         self.digest, self._opened = str(model["digest"]), answer.content
-        self._take_up()
+        self._take_up(found)
         self.side.current = edge
         self.same_build = self.side.same_build(model)
 
@@ -151,9 +151,9 @@ class Picture:
         self.took_part += [edge] * (edge not in self.took_part[-1:])
         return answer
 
-    def _take_up(self) -> None:
+    def _take_up(self, found: HandOff) -> None:
         try:
-            self.job = take_up(HandOff.from_bytes(self._opened), device=self.local.device)
+            self.job = take_up(found, device=self.local.device)
         except HandOffError as error:
             raise EdgeLost(f"the edge at {self.edge} sent a hand-off that cannot be used: {error}") from error
         self._tell(self.job.step, self.job.total)
@@ -167,7 +167,7 @@ class Picture:
             except DeviceCannot as error:
                 self._leave_to_edge(error)
                 self.own_steps, self.decoder = 0, "edge"
-                self._take_up()
+                self._take_up(HandOff.from_bytes(self._opened))
                 return (yield from self._elsewhere(self.side.from_current()))
         if self.decoder == "device" and self.job.step == self.job.total:
             yield Ask(self.edge, "DELETE", f"/v1/sessions/{self.session}", in_passing=True)

@@ -8,7 +8,7 @@ from typing import Any, Literal, cast, get_args
 
 from pydantic import BaseModel
 
-from fedkd.inference.schedulers import SchedulerError, config_of, fresh, scheduler_class
+from fedkd.inference.schedulers import SchedulerError, configured, fresh, scheduler_class
 from fedkd.models.flops import model_cost
 from fedkd.models.pipeline import DTYPES
 from fedkd.planning.split import best_split
@@ -110,7 +110,7 @@ def evaluations(served: Served, scheduler: str | None, num_inference_steps: int)
     SchedulerError when it cannot be split or cannot take that many steps.
     """
     made = scheduler_class(scheduler or type(served.pipe.scheduler).__name__)
-    config = config_of(made.from_config(served.pipe.scheduler.config))
+    config = configured(made, served.pipe.scheduler, {})
     arguments: dict[str, Any] = {"num_inference_steps": num_inference_steps}
     if config.get("use_dynamic_shifting"):
         arguments["mu"] = 1.0  # shifts the timesteps, not their number

@@ -89,7 +89,7 @@ class Reader:
 
 
 class Channel:
-    """What happens to one picture, told to any number of readers; used on the event loop alone but for `tell`."""
+    """What happens to one picture, told to any number of readers; used on the event loop alone but for `tell…`."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -104,12 +104,21 @@ class Channel:
         except RuntimeError:
             return
 
+    def tell_progress(self, data: dict[str, Any]) -> None:
+        """From another thread: how far it is. The loop is woken only where somebody reads: waking it slows a step."""
+        if self._readers:
+            self.tell(self.publish, "session.progress", data)
+        elif not self._ended:
+            self._last = "session.progress", data
+
     def wants_preview(self, step: int, total: int) -> bool:
         """Whether a reader asked for a preview after this step; never after the last, where the picture comes."""
         return step < total and any(each.previews and step % each.previews == 0 for each in list(self._readers))
 
     def publish(self, event: str, data: dict[str, Any]) -> None:
         """Tell all readers; who comes later is told how far it is, while the edge works, or how it ended."""
+        if self._ended:  # a step that was under way says nothing of what has ended
+            return
         if event != "session.preview":
             # What the edge once handed over says nothing of where the device stands since.
             self._last = None if event == "session.handed_over" else (event, data)

@@ -9,9 +9,11 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from fedkd.cli.benchmarks import serving, soak_junk
 from fedkd.cli.benchmarks.request import Request
+from fedkd.cli.benchmarks.serving_equality import DPM, Cut, cuts, differing, every_split
 from fedkd.cli.benchmarks.serving_load import LoadError, Measured, Seen, bodies, largest_difference, load, mixed_steps
 from fedkd.cli.benchmarks.serving_options import ServingOptions, SoakOptions, read_options
 from fedkd.cli.benchmarks.serving_overhead import measure
@@ -70,6 +72,26 @@ def test_edge_and_rival_draw_the_same_pictures_and_a_split_one_is_the_pipelines(
         assert all(0 < each.first_preview_s < each.seconds for each in [*one.seen, *two.seen])
         with pytest.raises(LoadError, match="422"):
             load(ours, [{"prompt": "x", "num_inference_steps": 0}], 1)
+
+
+def test_serve_and_generate_draw_the_pipelines_picture_in_both_orders_at_every_split_point(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # where no quickstart has run
+    found = every_split(tmp_path, 1, [(DPM, {"algorithm_type": "sde-dpmsolver++"})])
+    assert (found.compared, found.unequal, found.checkpoint) == (10, [], "tiny-sd:v0")
+
+
+def test_a_picture_that_is_missing_or_another_is_named(tmp_path: Path) -> None:
+    planned = list(cuts("DDIMScheduler", {}, 6))
+    assert [cut.device_steps for cut in planned] == [0, 1, 3, 5, 6] * 2
+    same, other, absent = (tmp_path / name for name in ("same.png", "other.png", "absent.png"))
+    Image.new("RGB", (2, 2), "red").save(same)
+    Image.new("RGB", (2, 2), "blue").save(other)
+    cut = Cut("DDIMScheduler", {}, "edge_first", 1, 6)
+    red = bytes([255, 0, 0] * 4)
+    named = "DDIMScheduler, edge_first, 1 of 6 steps on the device"
+    assert differing([(cut, red)] * 3, [same, other, absent]) == [f"{named}: another picture", f"{named}: no picture"]
 
 
 def test_percentiles_are_those_of_the_requests() -> None:

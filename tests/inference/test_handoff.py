@@ -49,6 +49,12 @@ def changed(data: bytes, path: Any, header: dict[str, Any], **tensors: torch.Ten
     return save(load(data) | tensors, metadata={FORMAT: json.dumps(before | header)})
 
 
+def test_a_setting_that_the_scheduler_does_not_have_is_refused(found: HandOff) -> None:
+    misspelt = replace(found, scheduler_config=found.scheduler_config | {"stdps_offset": 1})
+    with pytest.raises(HandOffError, match="DPMSolverMultistepScheduler has no setting 'stdps_offset'"):
+        take_up(HandOff.from_bytes(misspelt.to_bytes()))
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_every_wire_form_is_read_and_leads_to_nearly_the_same_latents(
     found: HandOff, tiny_pipeline: Any, form: Any

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import shutil
 import weakref
@@ -19,6 +20,7 @@ from fedkd.checkpoints.cache import CheckpointCache
 from fedkd.checkpoints.registry import Registry
 from fedkd.inference.step_engine import StepEngine
 from fedkd.models.pipeline import ModelError, load_pipeline
+from fedkd.serving.device import AsyncEdgeClient, EdgeClient
 from fedkd.serving.edge import create_app
 from fedkd.serving.errors import EdgeFault
 from fedkd.serving.models import EdgeModels
@@ -135,6 +137,27 @@ def test_two_models_are_served_at_once_by_name(tiny_folder: Path, other_folder: 
         assert len(set(digests.values())) == 2
         assert drawn(client) == drawn(client, model="one") != drawn(client, model="two")
         assert client.get("/v1/model", params={"model": "three"}).status_code == 404
+
+
+def test_a_device_fetches_the_model_it_draws_with_and_no_other(
+    tiny_folder: Path, other_folder: Path, tmp_path: Path
+) -> None:
+    app = create_app(models={"tiny": str(tiny_folder), "other": str(other_folder)}, num_inference_steps=2)
+    with running(app) as http:
+        url = str(http.base_url)
+        with EdgeClient(url, cache_dir=tmp_path / "one") as client:
+            client.prepare(model="other")
+            prepared = client.fetched_bytes
+            picture = client.generate("a", model="other", device_steps=1)
+            assert 0 < prepared == client.fetched_bytes
+            assert picture.model_digest != client.model()["digest"]
+
+        async def draw() -> int:
+            async with AsyncEdgeClient(url, cache_dir=tmp_path / "two") as other:
+                await other.generate("a", model="other", device_steps=1)
+                return other.fetched_bytes
+
+        assert asyncio.run(draw()) == prepared
 
 
 def test_a_registry_here_is_followed(models: EdgeModels, tmp_path: Path, tiny_folder: Path, other_folder: Path) -> None:

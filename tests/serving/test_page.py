@@ -174,7 +174,7 @@ def browser() -> Iterator[Any]:
     """A headless Chromium of this machine."""
     playwright = pytest.importorskip("playwright.sync_api")
     if not CHROMIUM:
-        pytest.skip("no chromium on this machine")
+        pytest.skip("the page was not looked at: no chromium or google-chrome on PATH; apt-get install chromium")
     with playwright.sync_playwright() as started:
         playwright.expect.set_options(timeout=30_000)
         found = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])

@@ -1,4 +1,4 @@
-"""SDXL and SD3 (flow matching) between device and edge over HTTP: the unsplit pipeline's picture, bit for bit."""
+"""SDXL and SD3 (flow matching) split between two processes: the unsplit pipeline's picture, bit for bit."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ import pytest
 import torch
 
 from fedkd.serving.device import EdgeClient
-from fedkd.serving.edge import create_app
+from fedkd.serving.loopback import serve_in_process
 from tests.models.families import sd3, sdxl
-from tests.serving.running import running
 
 T = 4
 
@@ -21,6 +20,7 @@ T = 4
     ("build", "scheduler"), [(sdxl, "EulerDiscreteScheduler"), (sd3, "FlowMatchEulerDiscreteScheduler")]
 )
 def test_larger_families_split_over_http(tmp_path: Path, build: Any, scheduler: str) -> None:
+    torch.set_num_threads(1)  # as the edge has
     torch.manual_seed(0)
     folder = tmp_path / "model"
     made = build(tmp_path / "tokenizer")
@@ -39,8 +39,8 @@ def test_larger_families_split_over_http(tmp_path: Path, build: Any, scheduler: 
         generator=torch.Generator("cpu").manual_seed(5),
         output_type="pil",
     ).images[0]
-    app = create_app(str(folder), name="large", scheduler=scheduler, num_inference_steps=T)
-    with running(app) as http, EdgeClient(str(http.base_url), cache_dir=tmp_path / "cache") as device:
+    served = serve_in_process(str(folder), name="large", scheduler=scheduler, num_inference_steps=T, threads=1)
+    with served as url, EdgeClient(url, cache_dir=tmp_path / "cache") as device:
         for order in ("device_first", "edge_first"):
             for steps in (0, 1, T // 2, T - 1, T):
                 drawn = device.generate("a red seven", device_steps=steps, order=order, seed=5, guidance_scale=2.0)

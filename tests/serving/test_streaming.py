@@ -45,6 +45,22 @@ def test_readers_get_events_in_order_and_previews_only_when_asked_for() -> None:
     asyncio.run(run())
 
 
+def test_progress_of_another_thread_is_kept_for_late_readers_and_told_to_present_ones() -> None:
+    async def run() -> None:
+        channel = Channel()
+        await asyncio.to_thread(channel.tell_progress, {"step": 1})
+        events = channel.read()
+        assert parsed(await anext(events)) == ("session.progress", {"step": 1})
+        await asyncio.to_thread(channel.tell_progress, {"step": 2})
+        assert parsed(await anext(events)) == ("session.progress", {"step": 2})
+        channel.end("session.ended", {"status": "finished"})
+        await asyncio.to_thread(channel.tell_progress, {"step": 3})
+        assert [data for _, data in await collected(channel)] == [{"status": "finished"}]
+        await events.aclose()
+
+    asyncio.run(run())
+
+
 def test_a_late_reader_is_told_how_far_the_edge_is_but_not_what_it_handed_over() -> None:
     async def run() -> None:
         channel = Channel()

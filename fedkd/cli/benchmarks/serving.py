@@ -1,4 +1,4 @@
-"""`fedkd bench serving`: an edge beside plain diffusers behind FastAPI, one by one: overhead, load, first previews."""
+"""`fedkd bench serving`: an edge beside plain diffusers behind FastAPI, one by one: equality, overhead, load."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from fedkd.cli.benchmarks.request import Request
 from fedkd.cli.benchmarks.result import Result, Table, at_least, at_most
 
 if TYPE_CHECKING:
+    from fedkd.cli.benchmarks.serving_equality import Equality
     from fedkd.cli.benchmarks.serving_load import Measured, Seen
     from fedkd.cli.benchmarks.serving_options import ServingOptions
     from fedkd.cli.benchmarks.serving_overhead import Overhead
@@ -19,21 +20,28 @@ EDGE, RIVAL = "edge", "diffusers, one at a time"
 LEVELS = (1, 4, 16)
 MOST = LEVELS[-1]
 OVERHEAD_BOUND, PREVIEW_BOUND, CPU_BOUND, GPU_BOUND, PIXEL_BOUND = 3.0, 3.0, 1.0, 3.0, 1.0
-QUICK = {"requests": 48, "repeats": 1, "pictures": 3}
+QUICK = {"requests": 48, "repeats": 1, "pictures": 3, "real_pictures": 0, "equality": 0}
 SD15_ON_CPU = {"requests": 16, "repeats": 1, "pictures": 3, "steps": 4, "resolution": 256}
 
 Loads = dict[tuple[str, int], list["Measured"]]
 
 
 def run(request: Request) -> Result:
-    """Overhead first, then load on both servers in turn, then streams with previews; see ServingOptions."""
-    from fedkd.cli.benchmarks.serving_overhead import measure
+    """Equality, overhead, load on both servers in turn, streams with previews, overhead at real size.
+
+    See ServingOptions.
+    """
+    from fedkd.cli.benchmarks.serving_equality import every_split
+    from fedkd.cli.benchmarks.serving_overhead import measure, measure_real_size
     from fedkd.cli.benchmarks.serving_rival import rival_in_process
     from fedkd.serving.loopback import serve_in_process
 
     options = wanted(request)
     scratch = Path(tempfile.mkdtemp(prefix="fedkd-serving-"))
     try:
+        equality = every_split(scratch, options.threads) if options.equality else None
+        if equality:
+            request.say(f"{len(equality.unequal)} of {equality.compared} split pictures differ from the pipeline's")
         folder = model(options, scratch, request)
         serving: dict[str, Any] = {"device": options.device, "dtype": options.dtype, "threads": options.threads}
         edge_only: dict[str, Any] = {"max_rows": options.max_rows, "start_timeout_s": 300.0, "max_waiting": 4 * MOST}
@@ -41,25 +49,47 @@ def run(request: Request) -> Result:
             serve_in_process(folder, name=options.model, **serving, **edge_only) as edge,
             rival_in_process(folder, **serving) as rival,
         ):
-            overhead = measure(edge, rival, folder, options, scratch / "device")
-            request.say(f"a split picture costs {100 * overhead.share('device_first'):.1f}% over the unsplit pipeline")
+            overheads = {options.model: measure(edge, rival, folder, options, scratch / "device")}
+            tell(overheads, options.model, request)
             urls = {EDGE: edge, RIVAL: rival}
             loads = loaded(urls, options, LEVELS, stream=False, request=request)
             previews = loaded(urls, options, (MOST,), stream=True, request=request)
             facts = engine_facts(edge)
+        if options.real_pictures and options.model != "sd15":
+            request.say("making Stable Diffusion 1.5 with random weights")
+            real = f"sd15 at {options.real_resolution} pixels, {options.real_steps} steps"
+            overheads[real] = measure_real_size(options, scratch)
+            tell(overheads, real, request)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     result = Result(request.name, request.command, list(range(options.repeats)), [])
-    result.tables = tables(overhead, loads, previews)
+    result.tables = tables(overheads, loads, previews)
     worst, differ, compared = differences(loads)
-    result.shows = shows(options, overhead, loads, previews, worst)
+    result.shows = shows(options, overheads, equality, loads, previews, worst)
     result.notes = [
-        f"{overhead.equal} of {overhead.compared} split pictures equal the unsplit pipeline's, byte for byte",
+        *(
+            f"{name}: {each.equal} of {each.compared} split in half equal the unsplit pipeline's, byte for byte"
+            for name, each in overheads.items()
+        ),
+        *equality_notes(equality),
         f"under load {differ} of {compared} pictures differ from the rival's, by {worst} of 255 at most",
         f"steps are mixed, {options.steps} in the mean; guidance takes two rows a picture; {facts}",
         f"{options.threads} torch threads each; clients run in a process of their own on the same machine",
     ]
     return result
+
+
+def tell(overheads: dict[str, Overhead], name: str, request: Request) -> None:
+    """One line of progress."""
+    share = overheads[name].share("device_first")
+    request.say(f"{name}: a split picture costs {100 * share:.1f}% over the unsplit pipeline")
+
+
+def equality_notes(equality: Equality | None) -> list[str]:
+    """Of which checkpoint the compared pictures are, and which are wrong."""
+    if equality is None:
+        return ["schedulers and split points were not compared; give equality=1"]
+    return [f"compared by `fedkd serve` and `fedkd generate` from {equality.checkpoint}", *equality.unequal[:10]]
 
 
 def wanted(request: Request) -> ServingOptions:
@@ -108,7 +138,7 @@ def loaded(
     return found
 
 
-def tables(overhead: Overhead, loads: Loads, previews: Loads) -> list[Table]:
+def tables(overheads: dict[str, Overhead], loads: Loads, previews: Loads) -> list[Table]:
     """Seconds of a split picture; throughput and latency by requests at once; first previews."""
     columns = [str(level) for level in LEVELS]
 
@@ -118,8 +148,12 @@ def tables(overhead: Overhead, loads: Loads, previews: Loads) -> list[Table]:
             rows[side][str(level)] = [value(each) for each in measured]
         return Table(title, columns, rows, plain=True, digits=digits, chart="lines", across="requests at once")
 
-    parts = {"whole": overhead.split, "device": overhead.device, "edge": overhead.edge, "network": overhead.network}
-    one = {f"split in half, {order}": {part: parts[part][order] for part in parts} for order in overhead.split}
+    one: dict[str, dict[str, list[float]]] = {}
+    for name, each in overheads.items():
+        one[f"{name}, unsplit pipeline"] = {"whole": each.unsplit}
+        parts = {"whole": each.split, "device": each.device, "edge": each.edge, "network": each.network}
+        for order in each.split:
+            one[f"{name}, split in half, {order}"] = {part: parts[part][order] for part in parts}
     streamed: dict[str, dict[str, list[float]]] = {}
     for (side, _), measured in previews.items():
         streamed[side] = {
@@ -128,13 +162,7 @@ def tables(overhead: Overhead, loads: Loads, previews: Loads) -> list[Table]:
             "pictures/s": [each.pictures_per_s for each in measured],
         }
     return [
-        Table(
-            "Seconds of one picture alone",
-            list(parts),
-            {"unsplit pipeline": {"whole": overhead.unsplit}, **one},
-            plain=True,
-            digits=4,
-        ),
+        Table("Seconds of one picture alone", ["whole", "device", "edge", "network"], one, plain=True, digits=4),
         table("Pictures a second, by requests at once", lambda each: each.pictures_per_s, 2),
         table("Latency p50 (s), by requests at once", lambda each: each.percentile_s(0.5), 3),
         table("Latency p99 (s), by requests at once", lambda each: each.percentile_s(0.99), 3),
@@ -148,14 +176,26 @@ def tables(overhead: Overhead, loads: Loads, previews: Loads) -> list[Table]:
     ]
 
 
-def shows(options: ServingOptions, overhead: Overhead, loads: Loads, previews: Loads, worst: int) -> list[Any]:
-    """The promises: overhead, throughput (by kind of device), first previews, and the same pictures."""
-    found = [
+def shows(
+    options: ServingOptions,
+    overheads: dict[str, Overhead],
+    equality: Equality | None,
+    loads: Loads,
+    previews: Loads,
+    worst: int,
+) -> list[Any]:
+    """The promises: the same bytes, overhead, throughput (by kind of device), first previews, the same pictures."""
+    found = []
+    if equality is not None:
+        what = f"pictures that are not DiffusionPipeline's, of {equality.compared} by scheduler, order and split point"
+        found.append(at_most(what, len(equality.unequal), 0))
+    found += [
         at_most(
-            f"overhead of a split picture over the unsplit pipeline, without the network, {order} (%)",
+            f"overhead of a split picture over the unsplit pipeline, without the network, {name}, {order} (%)",
             100 * overhead.share(order),
             OVERHEAD_BOUND,
         )
+        for name, overhead in overheads.items()
         for order in overhead.split
     ]
     gpu = options.device.startswith("cuda") and options.model == "sd15"

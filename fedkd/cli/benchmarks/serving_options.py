@@ -19,7 +19,9 @@ class ServingOptions:
 
     `model` sd15 has Stable Diffusion 1.5's sizes and random weights, at `resolution` pixels. Edge and rival get
     `threads` torch threads each. `steps` is the mean of the mixed numbers of steps (a half to 1.5 times that);
-    `pictures` drawn with a split are timed against as many unsplit ones.
+    `pictures` drawn with a split are timed against as many unsplit ones. Beside tiny-sd, so are `real_pictures` (0:
+    none) of `real_steps` steps with sd15 at `real_resolution` pixels. `equality` (0 or 1) says whether every
+    scheduler is compared in both orders at every split point.
     """
 
     model: str = "tiny-sd"
@@ -32,6 +34,10 @@ class ServingOptions:
     repeats: int = 3
     pictures: int = 15
     max_rows: int = 0
+    real_resolution: int = 128
+    real_steps: int = 4
+    real_pictures: int = 3
+    equality: int = 1
 
     def __post_init__(self) -> None:
         _choice("model", self.model, MODELS)
@@ -43,8 +49,13 @@ class ServingOptions:
         _range("repeats", self.repeats, 1, 1000)
         _range("pictures", self.pictures, 1, 10_000)
         _range("max_rows", self.max_rows, 0, 4096)
-        if self.resolution % 64:
-            raise RecipeError(f"resolution={self.resolution} is no multiple of 64; give 256 or 512, say")
+        _range("real_resolution", self.real_resolution, 64, 2048)
+        _range("real_steps", self.real_steps, 2, 600)
+        _range("real_pictures", self.real_pictures, 0, 10_000)
+        _range("equality", self.equality, 0, 1)
+        for name in ("resolution", "real_resolution"):
+            if getattr(self, name) % 64:
+                raise RecipeError(f"{name}={getattr(self, name)} is no multiple of 64; give 256 or 512, say")
 
 
 @dataclass(frozen=True)

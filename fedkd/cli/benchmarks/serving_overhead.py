@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import statistics
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -41,7 +41,30 @@ class Overhead:
         return statistics.median((split - network) / unsplit - 1 for split, network, unsplit in pairs)
 
 
-def measure(edge: str, rival: str, folder: str, options: ServingOptions, cache: Path) -> Overhead:
+def measure_real_size(options: ServingOptions, scratch: Path) -> Overhead:
+    """`measure` with sd15 of `real_steps` steps at `real_resolution`, made in `scratch`, and an edge of its own.
+
+    Without sharing, edge and device take 12 GB in float32: a pipeline each, and the device's denoiser.
+    """
+    from fedkd.cli.benchmarks.serving_model import random_sd15
+    from fedkd.cli.benchmarks.serving_rival import rival_in_process
+    from fedkd.models.pipeline import SHIPPED
+    from fedkd.serving.loopback import serve_in_process
+
+    resolution, dtype, device = options.real_resolution, options.dtype, options.device
+    folder = str(random_sd15(scratch / "sd15", resolution=resolution, dtype=dtype, device=device))
+    serving: dict[str, Any] = {"device": device, "dtype": dtype, "threads": options.threads}
+    smaller = replace(options, steps=options.real_steps, pictures=options.real_pictures)
+    with (
+        serve_in_process(folder, name="sd15", start_timeout_s=300.0, **serving) as edge,
+        rival_in_process(str(SHIPPED / "tiny-sd"), **serving) as echoing,
+    ):
+        return measure(edge, echoing, folder, smaller, scratch / "sd15-device", warm_up=1)
+
+
+def measure(
+    edge: str, rival: str, folder: str, options: ServingOptions, cache: Path, *, warm_up: int = WARM_UP
+) -> Overhead:
     """Draw pictures unsplit here, then split in half in both orders, in turn, each to the bytes of a PNG.
 
     The device is this process: it has the edge's model, dtype, kind of device and number of threads.
@@ -61,11 +84,11 @@ def measure(edge: str, rival: str, folder: str, options: ServingOptions, cache: 
         httpx.Client(base_url=rival, trust_env=False, timeout=60) as http,
     ):
         client.prepare()
-        for place in range(-WARM_UP, options.pictures):
+        for place in range(-warm_up, options.pictures):
             plan: dict[str, Any] = {"prompt": PROMPTS[place % len(PROMPTS)], "guidance_scale": GUIDANCE}
             plan |= {"num_inference_steps": options.steps}
             began = time.perf_counter()
-            image = pipe(**plan, generator=torch.Generator("cpu").manual_seed(place + WARM_UP)).images[0]
+            image = pipe(**plan, generator=torch.Generator("cpu").manual_seed(place + warm_up)).images[0]
             image.save(io.BytesIO(), format="PNG")  # as an edge answers it
             unsplit_s = time.perf_counter() - began
             if place >= 0:
@@ -74,7 +97,7 @@ def measure(edge: str, rival: str, folder: str, options: ServingOptions, cache: 
                 began = time.perf_counter()
                 result = client.generate(
                     **plan,
-                    seed=place + WARM_UP,
+                    seed=place + warm_up,
                     device_steps=options.steps // 2,
                     order=order,
                     with_latents=False,

@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import json
-import os
-import re
 import shutil
 import subprocess
-import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import httpx
 
+from fedkd.cli.benchmarks.served_edge import served_edge
 from fedkd.cli.benchmarks.soak_metrics import metrics_of
 
 if TYPE_CHECKING:
     from fedkd.checkpoints.registry import Registry
 
 NAME = "tiny-sd"
-START_S = 120.0
 REFRESH_S = 1.0
 CACHE_MB = 8  # some versions, so that the edge's cache has to let older ones go
 MAX_SESSIONS = 512  # devices that vanish leave theirs behind until they expire
@@ -106,9 +102,8 @@ def soaked_edge(scratch: Path, holders: list[str], *, swaps: int, lifetime_s: fl
     made = [varied(place, scratch / f"made-{place}") for place in range(swaps + 1)]
     edge = SoakEdge("", None, registry, scratch, tokens, folders={_digest(each): each for each in made})  # type: ignore[arg-type]
     edge.publish()
-    command = [
-        *(sys.executable, "-m", "fedkd.cli.main", "serve", "quickstart"),
-        *("--from", str(registry.root), "--port", "0", "--tokens", str(book), "--threads", "1"),
+    words = [
+        *("quickstart", "--from", str(registry.root), "--port", "0", "--tokens", str(book), "--threads", "1"),
         f"serving.refresh_s={REFRESH_S}",
         f"serving.session_lifetime_s={lifetime_s}",
         f"serving.max_sessions={MAX_SESSIONS}",
@@ -116,41 +111,5 @@ def soaked_edge(scratch: Path, holders: list[str], *, swaps: int, lifetime_s: fl
         f"serving.cache_dir={scratch / 'edge-cache'}",
         f"run.out={scratch / 'runs'}",
     ]
-    said = (scratch / "edge.log").open("w")
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    edge.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said, text=True, env=environment)
-    try:
-        edge.url = _url_of(edge.process, scratch / "edge.log")
+    with served_edge(words, scratch / "edge.log") as (edge.process, edge.url):
         yield edge
-    finally:
-        edge.process.terminate()
-        try:
-            edge.process.wait(15)
-        except subprocess.TimeoutExpired:
-            edge.process.kill()
-            edge.process.wait()
-        said.close()
-
-
-def _url_of(process: subprocess.Popen[str], log: Path) -> str:
-    """The URL that the edge says it serves at."""
-    from fedkd.serving.loopback import LoopbackError
-
-    impatient = threading.Timer(START_S, process.kill)
-    impatient.start()
-    try:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if found := re.search(r" at (http://\S+)", line):
-                _wait_until_ready(found[1])
-                return found[1]
-    finally:
-        impatient.cancel()
-    lines = log.read_text(errors="replace").strip().splitlines() or ["no reason given"]
-    raise LoopbackError(f"the edge did not start: {lines[-1].removeprefix('error: ')}")
-
-
-def _wait_until_ready(url: str) -> None:
-    transport: Any = httpx.HTTPTransport(retries=20)
-    with httpx.Client(transport=transport, trust_env=False, timeout=30) as http:
-        http.get(f"{url}/readyz").raise_for_status()
