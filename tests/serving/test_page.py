@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 import typer
-from PIL import Image
+from PIL import Image, ImageStat
 
 from fedkd.checkpoints.cache import CheckpointCache
 from fedkd.checkpoints.collection import collect
@@ -229,11 +229,17 @@ def test_a_picture_is_drawn_with_previews(http: httpx.Client, opened: Open) -> N
         assert "Done in" in page.text_content("#status") and page.text_content("#problem") == ""
         assert page.get_attribute("#picture", "alt") == "Picture of: a red seven"
         shown = _pixels(page)
+        box = page.locator("#picture").bounding_box()
+        screen = Image.open(io.BytesIO(page.screenshot(full_page=True))).convert("RGB")
     answer = http.post(
         "/v1/images/generations", json={"prompt": "a red seven", "num_inference_steps": 8, "seed": 3, "exact": True}
     )
     expected = Image.open(io.BytesIO(base64.b64decode(answer.json()["data"][0]["b64_json"])))
     assert shown == list(expected.convert("RGBA").tobytes())
+    left, top, width, height = (box[side] for side in ("x", "y", "width", "height"))
+    on_screen = screen.crop((round(left), round(top), round(left + width), round(top + height)))
+    for drawn, seen in zip(ImageStat.Stat(expected.convert("RGB")).mean, ImageStat.Stat(on_screen).mean, strict=True):
+        assert seen == pytest.approx(drawn, abs=12)  # borders and rounded corners included
 
 
 def _pixels(page: Any) -> list[int]:
