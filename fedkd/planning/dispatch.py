@@ -156,8 +156,9 @@ def _situation(requests: Sequence[DispatchRequest], system: DispatchSystem, orig
     healthy = np.array([edge.healthy for edge in edges])
     speed = np.where(healthy | ~healthy.any(), [edge.speed for edge in edges], 0.0)
     work = np.array([request.work for request in requests])
-    missing = np.array([[bool(r.model) and r.model not in edge.cached for edge in edges] for r in requests])
-    miss = missing * [edge.miss_s * edge.speed for edge in edges]
+    models = {request.model for request in requests}
+    lacking = {m: [edge.miss_s * edge.speed * (bool(m) and m not in edge.cached) for edge in edges] for m in models}
+    miss = np.array([lacking[request.model] for request in requests])
     recent = np.sort(np.concatenate((np.array(system.recent, float), work)))
     peers = system.peers or len(edges)
     others = np.array([(peers - 1) / 2])  # on average half of them are before, and half behind

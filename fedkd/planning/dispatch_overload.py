@@ -12,8 +12,8 @@ from fedkd.planning.dispatch_situation import Situation
 Array = np.ndarray
 Ceiling = Callable[[Array], Array]  # mean backlog (R,) in s -> backlog (R,) in s that an edge may reach
 
-HEADROOM = 0.3  # work an edge is given beyond what it can do in a period: less leaves it idle when few tasks come
-RELIEF = 1.2  # least ceiling over the mean backlog, so that there is room for all that comes
+HEADROOM = 0.35  # work an edge is given beyond what it can do in a period: less leaves it idle when few tasks come
+RELIEF = 1.08  # least ceiling over the mean backlog, so that there is room for all that comes
 SAME_S = 2.0  # backlogs that differ by less count as equal
 
 
@@ -29,23 +29,10 @@ def overloaded(now: Situation, ceiling: Ceiling) -> Array:
     return _place(now, small, many, few)
 
 
-def span_s(now: Situation) -> Array:
-    """Seconds (R,) to plan for: until the next report, or what an edge needs for two usual tasks."""
-    task = now.rate / np.maximum(now.count, 1e-12)
-    edges = np.maximum((now.speed > 0).sum(axis=1), 1)
-    return np.maximum(now.period_s, 2 * task * edges / np.maximum(now.speed.sum(axis=1), 1e-12))
-
-
-def expected(now: Situation) -> Array:
-    """Work (R,) that will have come within the span, one's own of now included."""
-    others = now.unseen + now.later
-    return now.work.sum(axis=1) + now.rate * (others * span_s(now) + (span_s(now) - now.period_s)) / now.period_s
-
-
 def _rooms(now: Situation, ceiling: Ceiling) -> tuple[Array, Array, Array]:
     """Work (R, B) for the few full edges, and for the many others; the share (R,) of work that goes to the latter."""
     speed, queue = now.speed, np.where(now.speed > 0, now.queue, 0.0)
-    coming, span = expected(now), span_s(now)[:, None]
+    coming, span = now.usual - now.rate + now.work.sum(axis=1), now.span_s[:, None]
     mean_s = (queue.sum(axis=1) + coming) / np.maximum(speed.sum(axis=1), 1e-12)
     most_s = np.maximum(ceiling(mean_s), RELIEF * mean_s)[:, None]
     backlog_s = np.where(speed > 0, now.wait_s, -1.0)
