@@ -154,6 +154,14 @@ class StepEngine:
         with self._change:
             return self._known(key).capacity.calibration()
 
+    def backlog(self) -> dict[str, int]:
+        """Rows times steps that are still to be computed, by the key of their model."""
+        with self._change:
+            left: dict[str, int] = {}
+            for ticket in self._tickets:
+                left[ticket.model.key] = left.get(ticket.model.key, 0) + ticket.rows * ticket.remaining
+            return left
+
     def close(self, *, drain_s: float = 0) -> None:
         """Take nothing more, go on for at most `drain_s` seconds with what is in hand, and cancel the rest."""
         with self._change:

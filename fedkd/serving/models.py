@@ -196,10 +196,11 @@ class EdgeModels:
     def load(self, served: Served) -> dict[str, Any]:
         """The engine at this moment: `jobs` in hand, and `row_s`, the least seconds of a row so far (None: none)."""
         stats = self.steps.stats()
-        seen = [seconds[min(seconds)] for seconds in self._calibration(served).values() if seconds]
+        seen = [seconds[min(seconds)] for seconds in self.calibration(served).values() if seconds]
         return {"jobs": int(stats["running"] + stats["waiting"]), "row_s": min(seen, default=None)}
 
-    def _calibration(self, served: Served) -> dict[str, dict[int, float]]:
+    def calibration(self, served: Served) -> dict[str, dict[int, float]]:
+        """Seconds of a row by rows of a forward, by form, as the traffic of this version has shown it."""
         try:
             return self.steps.calibration(served.key)
         except ValueError:  # a version whose last job has ended
