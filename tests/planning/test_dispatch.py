@@ -1,0 +1,66 @@
+"""Which edge serves a request, by every scheduler, through the planners' interface."""
+
+import math
+
+import pytest
+
+from fedkd.planning.dispatch import SCHEDULERS, DispatchRequest, DispatchSystem, EdgeState, plan
+from fedkd.planning.system import PlanningError
+
+EDGES = (EdgeState("slow", 10.0), EdgeState("fast", 40.0, backlog=20.0), EdgeState("down", 90.0, healthy=False))
+
+
+@pytest.mark.parametrize("name", sorted(set(SCHEDULERS) - {"local"}))
+def test_no_scheduler_sends_to_an_edge_that_is_down(name):
+    requests = [DispatchRequest(5.0 * n) for n in range(1, 20)]
+    for turn in range(10):
+        found = plan(requests, DispatchSystem(EDGES, "slow", name, turn=turn))
+        assert {each.edge for each in found} <= {"slow", "fast"}
+
+
+@pytest.mark.parametrize("name", sorted(SCHEDULERS))
+def test_a_scheduler_decides_the_same_twice(name):
+    requests = [DispatchRequest(3.0 * n) for n in range(1, 9)]
+    system = DispatchSystem(EDGES, "fast", name, turn=3, seed=5)
+    assert plan(requests, system) == plan(requests, system)
+
+
+def test_the_greedy_edge_is_the_one_that_ends_first():
+    assert plan([DispatchRequest(2.0)], DispatchSystem(EDGES, "slow", "greedy"))[0].edge == "slow"
+    assert plan([DispatchRequest(90.0)], DispatchSystem(EDGES, "slow", "greedy"))[0].edge == "fast"
+
+
+def test_a_delay_has_the_wait_the_work_the_missing_model_and_the_way():
+    edge = EdgeState("far", 10.0, backlog=20.0, age_s=0.5, cached=frozenset({"a"}), miss_s=3.0, rate_bps=8e6)
+    system = DispatchSystem((edge,), "", "greedy")
+    first, second = plan([DispatchRequest(5.0, "b", data_bytes=1e6), DispatchRequest(5.0, "a")], system)
+    assert first.delay_s == pytest.approx(1.5 + 0.5 + 3.0 + 1.0)
+    assert second.delay_s == pytest.approx(1.5 + 0.5 + 3.0 + 0.5)
+
+
+def test_a_missing_model_sends_the_request_to_where_it_lies():
+    cached = {"a": frozenset({"x"}), "b": frozenset({"y"})}
+    edges = tuple(EdgeState(name, 10.0, cached=cached[name], miss_s=30.0) for name in "ab")
+    for model, name in (("x", "a"), ("y", "b")):
+        assert plan([DispatchRequest(5.0, model)], DispatchSystem(edges, "a", "greedy"))[0].edge == name
+
+
+@pytest.mark.parametrize(
+    ("make", "named"),
+    [
+        (lambda: DispatchSystem((), ""), "edges is empty"),
+        (lambda: DispatchSystem(EDGES, "nowhere"), "here='nowhere'"),
+        (lambda: DispatchSystem(EDGES, "slow", "best"), "scheduler='best'"),
+        (lambda: DispatchSystem((EDGES[0], EDGES[0])), "twice"),
+        (lambda: DispatchRequest(math.nan), "work=nan"),
+        (lambda: EdgeState("x", 0.0), "speed=0"),
+        (lambda: plan([DispatchRequest(1.0, origin="z")], DispatchSystem(EDGES)), "origin='z'"),
+    ],
+)
+def test_a_mistake_is_named(make, named):
+    with pytest.raises(PlanningError, match=named):
+        make()
+
+
+def test_nothing_to_plan_gives_no_plans():
+    assert plan([], DispatchSystem(EDGES)) == []
