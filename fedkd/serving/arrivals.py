@@ -32,7 +32,11 @@ class Arrivals:
         """Count `flop` until what runs within submits it to the engine, or ends."""
         arrival = object()
         self._expected[arrival] = flop
-        before = SUBMITTED.set(lambda: self._expected.pop(arrival, None) and None)
+
+        def seen() -> None:
+            self._expected.pop(arrival, None)
+
+        before = SUBMITTED.set(seen)
         try:
             yield
         finally:

@@ -9,7 +9,7 @@ from fedkd.planning.dispatch import SCHEDULERS, DispatchRequest, DispatchSystem,
 from fedkd.recipe import nearest
 from fedkd.serving.peers import Peer
 
-DEFAULT_RULE = "social" if "social" in SCHEDULERS else "greedy"
+DEFAULT_RULE = "social"
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,8 @@ def planned(scheduler: str) -> Rule:
 
 
 BALANCERS: dict[str, Rule] = {"round-robin": round_robin, "least-connections": least_connections}
+if "social" not in SCHEDULERS:
+    BALANCERS["social"] = planned("greedy")
 RULES = (*SCHEDULERS, *(name for name in BALANCERS if name not in SCHEDULERS))
 
 

@@ -11,6 +11,7 @@ from fastapi import APIRouter, Path, Request
 from fastapi.responses import Response
 from pydantic import BaseModel
 
+from fedkd.serving.balancing import DEFAULT_RULE
 from fedkd.serving.dispatcher import Dispatcher
 from fedkd.serving.engine import Engine
 from fedkd.serving.errors import EdgeFault
@@ -57,7 +58,7 @@ class Cluster:
         here: str,
         peers: Sequence[str],
         token: str = "",
-        dispatch: str = "greedy",
+        dispatch: str = DEFAULT_RULE,
         forward: str = "proxy",
         gossip_s: float = 0.5,
     ) -> None:
@@ -75,7 +76,6 @@ class Cluster:
     async def run(self) -> None:
         """Keep up with the other edges, for as long as this one runs."""
         try:
-            await self.workload.count()
             async with asyncio.TaskGroup() as group:
                 group.create_task(self.gossip.run())
                 group.create_task(self.workload.measure())

@@ -93,13 +93,13 @@ class Crossroads:
         if asked is None:
             return await self.app(scope, replayed(body, receive), send)
         self.cluster.dispatcher.count(asked)
-        if Headers(scope=scope).get(FORWARD_HEADER, self.cluster.forward) == "redirect":
-            chosen = self.cluster.dispatcher.choose(asked)
-            if chosen is not None and chosen.peer is not None:
-                query = urlencode([*parse_qsl(asked.query), (HOP_QUERY, "1")])
-                told = {"X-Fedkd-Edge": chosen.url}
-                return await RedirectResponse(f"{chosen.url}{asked.path}?{query}", 307, told)(scope, receive, send)
-        await self.forwarding.answer(asked, scope, receive, send)
+        chosen = self.cluster.dispatcher.choose(asked)
+        way = Headers(scope=scope).get(FORWARD_HEADER, self.cluster.forward)
+        if way == "redirect" and chosen is not None and chosen.peer is not None:
+            query = urlencode([*parse_qsl(asked.query), (HOP_QUERY, "1")])
+            told = {"X-Fedkd-Edge": chosen.url}
+            return await RedirectResponse(f"{chosen.url}{asked.path}?{query}", 307, told)(scope, receive, send)
+        await self.forwarding.answer(asked, chosen, scope, receive, send)
 
     def _session_of(self, session: str) -> Handler:
         async def answer(scope: Scope, receive: Receive, send: Send) -> None:

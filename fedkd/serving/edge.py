@@ -192,6 +192,7 @@ def _app(edge: Edge, tokens: Any) -> FastAPI:
         if given.refresh_s > 0:
             tasks.append(asyncio.create_task(edge.refresh()))
         if edge.cluster is not None:
+            await edge.cluster.workload.count()  # before anybody asks: what is not counted cannot be dispatched
             tasks.append(asyncio.create_task(edge.cluster.run()))
         yield
         for task in tasks:

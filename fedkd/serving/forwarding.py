@@ -6,7 +6,6 @@ import json
 import logging
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
 from urllib.parse import quote
 
 import httpx
@@ -26,7 +25,7 @@ from fedkd.serving.workload import Workload
 log = logging.getLogger("fedkd.serving")
 HOP_HEADER, WORK_HEADER = "X-Fedkd-Hop", "X-Fedkd-Work"
 BUSY = (429, 503)
-ELSEWHERE = {(401, ""), (403, ""), (404, "model_not_found"), (409, "cancelled"), (409, "model_changed")}
+ELSEWHERE = {(401, ""), (403, ""), (404, "model_not_found"), (409, "model_changed")}
 RawHeaders = list[tuple[bytes, bytes]]
 
 
@@ -60,11 +59,11 @@ class Forwarding:
         self.app, self.dispatcher, self.workload = app, dispatcher, workload
         self.homes, self.http, self.metrics = homes, http, metrics
 
-    async def answer(self, asked: Asked, scope: Scope, receive: Receive, send: Send) -> None:
-        """Have `asked` answered by one edge after the other, until one does; each is asked once."""
+    async def answer(self, asked: Asked, chosen: Candidate | None, scope: Scope, receive: Receive, send: Send) -> None:
+        """Have `asked` answered by the edge `chosen`, else by one after the other; each is asked once."""
         out, tried = Outgoing(send), set[str]()
         refusal: Refusal | None = None
-        while (chosen := self.dispatcher.choose(asked, tried)) is not None:
+        while chosen is not None:
             tried.add(chosen.url)
             here = chosen.peer is None
             self.metrics.dispatched.labels("here" if here else chosen.url).inc()
@@ -73,6 +72,7 @@ class Forwarding:
                 return
             if refusal is None or refused.retry_after_s < refusal.retry_after_s:
                 refusal = refused
+            chosen = self.dispatcher.choose(asked, tried)
         if not tried:  # it says what is wrong with the request
             with self.workload.drawing(0.0):
                 await self.app(scope, replayed(asked.body, receive), send)
@@ -162,7 +162,10 @@ class Forwarding:
                 return None
             content = await whole(peer, answer)
             status = answer.status_code
-            if status in BUSY or (status, _code(status, content)) in ELSEWHERE or (out.begun and status != 200):
+            code = _code(status, content)
+            # A picture that nobody has cancelled was cancelled by its edge, which is closing.
+            closing = asked.path == IMAGES and (status, code) == (409, "cancelled")
+            if status in BUSY or closing or (status, code) in ELSEWHERE or (out.begun and status != 200):
                 if status in (401, 403):
                     log.warning("the edge at %s does not take this edge's peer token", peer.url)
                     peer.doubt()
@@ -213,6 +216,3 @@ def _closing(event: bytes) -> bool:
 def _gone(asked: Asked) -> EdgeFault:
     what = "pictures" if asked.path == IMAGES else "sessions"
     return EdgeFault(503, f"no edge that takes {what} of this model answers now", code="no_edge", retry_after_s=1.0)
-
-
-Answering = Callable[[Asked, Scope, Receive, Send], Awaitable[Any]]
