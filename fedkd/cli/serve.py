@@ -30,6 +30,13 @@ def serve(
             "else its base model.",
         ),
     ] = None,
+    on_demand: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[NAME=]CHECKPOINT",
+            help="As --checkpoint, but fetched when it is first asked for here. May be given again.",
+        ),
+    ] = None,
     source: Annotated[
         str,
         typer.Option(
@@ -124,7 +131,8 @@ def serve(
                 settings |= {"peers": _peers(peer or resolved.serving.peers)}
                 settings |= {"peer_token": peer_token or resolved.serving.peer_token}
                 settings |= {"dispatch": dispatch or resolved.serving.dispatch}
-                app = create_app(models=found, **settings)
+                lazy = _models(on_demand, resolved, source, source_token) if on_demand else {}
+                app = create_app(models=found, on_demand=lazy, **settings)
             for served in app.state.edge.models.current():
                 version = f":{served.version}" if served.version else ""
                 print(
@@ -154,6 +162,7 @@ def _settings(resolved: Recipe) -> dict[str, Any]:
         "refresh_s": serving.refresh_s,
         "forward": serving.forward,
         "gossip_s": serving.gossip_s,
+        "most_on_demand": serving.on_demand_models,
     }
 
 

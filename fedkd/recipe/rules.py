@@ -73,6 +73,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "serving.max_body_mb": (0.001, 1e5),
     "serving.refresh_s": (0.0, 1e6),
     "serving.cache_mb": (0.0, 1e9),
+    "serving.on_demand_models": (1, 10**4),
     "serving.gossip_s": (0.01, 3600.0),
 }
 

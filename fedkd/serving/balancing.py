@@ -49,16 +49,20 @@ Rule = Callable[[Decision], Candidate]
 
 
 def round_robin(decision: Decision) -> Candidate:
-    """The edges by turns."""
-    by_name = sorted(decision.candidates, key=lambda each: each.url)
+    """The edges that have the model, by turns."""
+    by_name = sorted(_holders(decision), key=lambda each: each.url)
     return by_name[decision.turn % len(by_name)]
 
 
 def least_connections(decision: Decision) -> Candidate:
-    """The edge with the fewest requests in hand; by turns among equals."""
-    first = decision.turn % len(decision.candidates)
-    by_turn = [*decision.candidates[first:], *decision.candidates[:first]]
-    return min(by_turn, key=lambda each: each.requests)
+    """Of the edges that have the model, the one with the fewest requests in hand; by turns among equals."""
+    holders = _holders(decision)
+    first = decision.turn % len(holders)
+    return min([*holders[first:], *holders[:first]], key=lambda each: each.requests)
+
+
+def _holders(decision: Decision) -> list[Candidate]:
+    return [each for each in decision.candidates if not each.miss_s] or list(decision.candidates)
 
 
 def planned(scheduler: str) -> Rule:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 from urllib.parse import unquote
 
@@ -19,9 +19,11 @@ from fedkd.serving.gossip import REPORT_PATH, Gossip, peer_client
 from fedkd.serving.homes import OWNER_HEADER, SESSION_PATH, Homes
 from fedkd.serving.metrics import EdgeMetrics
 from fedkd.serving.models import EdgeModels
+from fedkd.serving.on_demand import OnDemand
 from fedkd.serving.peer_metrics import PeerMetrics
 from fedkd.serving.peers import EdgeReport, Peer
 from fedkd.serving.sessions import SessionStore
+from fedkd.serving.sources import Source
 from fedkd.serving.workload import Workload
 
 LEARN_S = 1.0
@@ -61,9 +63,11 @@ class Cluster:
         dispatch: str = DEFAULT_RULE,
         forward: str = "proxy",
         gossip_s: float = 0.5,
+        on_demand: Mapping[str, Source] | None = None,
+        most_on_demand: int = 1,
     ) -> None:
         self.models, self.sessions, self.forward = models, sessions, forward
-        self.workload = Workload(models, engine)
+        self.workload = Workload(models, engine, OnDemand(models, on_demand or {}, most_on_demand))
         self.here = here or f"edge:{self.workload.edge}"
         urls = dict.fromkeys(url.rstrip("/") for url in peers)
         self.peers = [Peer(url) for url in urls if url != self.here.rstrip("/")]

@@ -18,14 +18,14 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from fedkd.serving.asked import IMAGES, RESUME, SESSIONS, asked_of
 from fedkd.serving.cluster import Cluster
 from fedkd.serving.errors import EdgeFault, error_response, fault_response
-from fedkd.serving.forwarding import HOP_HEADER, WORK_HEADER, Forwarding, replayed
+from fedkd.serving.forwarding import HOP_HEADER, MODEL_HEADER, WORK_HEADER, Forwarding, replayed
 from fedkd.serving.homes import OWNER_HEADER
 from fedkd.serving.messages import ID_PATTERN, ModelCard, ModelList
 from fedkd.serving.passing import pass_on
 
 Handler = Callable[[Scope, Receive, Send], Awaitable[None]]
 FORWARD_HEADER = "X-Fedkd-Forward"  # a client's wish: proxy, redirect, or here
-HOP_QUERY = "fedkd_hop"  # what a redirected client brings along
+HOP_QUERY = "fedkd_hop"  # what a redirected client brings along: the model
 DISPATCHED = (IMAGES, SESSIONS, RESUME)
 SESSION = re.compile(r"/v1/sessions/([^/]+)(/handoff|/events)?")
 MODEL = re.compile(r"/v1/models/([^/]+)")
@@ -84,7 +84,9 @@ class Crossroads:
         if scope["method"] != "POST" or scope["path"] not in DISPATCHED:
             return await self.app(scope, receive, send)
         self.cluster.metrics.for_peers.inc()
-        with self.cluster.workload.drawing(_figure(headers.get(WORK_HEADER, "0"))):
+        query = dict(parse_qsl(scope["query_string"].decode("latin-1")))
+        model = query.get(HOP_QUERY) or unquote(headers.get(MODEL_HEADER, ""))
+        async with self.cluster.workload.drawing(_figure(headers.get(WORK_HEADER, "0")), model):
             await self.app(scope, receive, send)
 
     async def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -96,7 +98,7 @@ class Crossroads:
         chosen = self.cluster.dispatcher.choose(asked)
         way = Headers(scope=scope).get(FORWARD_HEADER, self.cluster.forward)
         if way == "redirect" and chosen is not None and chosen.peer is not None:
-            query = urlencode([*parse_qsl(asked.query), (HOP_QUERY, "1")])
+            query = urlencode([*parse_qsl(asked.query), (HOP_QUERY, self.cluster.dispatcher.model_of(asked))])
             told = {"X-Fedkd-Edge": chosen.url}
             return await RedirectResponse(f"{chosen.url}{asked.path}?{query}", 307, told)(scope, receive, send)
         await self.forwarding.answer(asked, chosen, scope, receive, send)
@@ -131,7 +133,8 @@ class Crossroads:
             wanted, digest = name or query.get("model", ""), "" if name else query.get("digest", "")
             peer = None if self.cluster.serves(wanted, digest) else self.cluster.dispatcher.holder_of(wanted, digest)
             if peer is None or not await self._passed(peer, scope, receive, send):
-                await self.app(scope, receive, send)
+                async with self.cluster.workload.on_demand.holding(wanted):
+                    await self.app(scope, receive, send)
 
         return answer
 
@@ -155,6 +158,8 @@ class Crossroads:
             if peer.healthy and peer.report is not None:
                 for name, facts in peer.report.models.items():
                     cards.setdefault(name, ModelCard(id=name, created=facts.created))
+        for name in self.cluster.workload.on_demand.sources:
+            cards.setdefault(name, ModelCard(id=name, created=0))
         scope["route"] = _Route("/v1/models")
         await JSONResponse(ModelList(data=list(cards.values())).model_dump())(scope, receive, send)
 

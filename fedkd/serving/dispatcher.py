@@ -49,10 +49,13 @@ class Dispatcher:
         """All edges that can draw it with the same result: they serve, or can fetch, the same version of the model."""
         edges = self._edges()
         serving = [(peer, facts) for _, peer, report in edges if (facts := self._facts(report, asked))]
-        if not serving:
-            return []
-        wanted = serving[0][1] if serving[0][0] is None else _most_common([facts for _, facts in serving])
         name = self.model_of(asked)
+        if not serving:
+            wanted = self._stand_in([report for *_, report in edges])
+        elif serving[0][0] is None:
+            wanted = serving[0][1]
+        else:
+            wanted = _most_common([facts for _, facts in serving])
         found = []
         for url, peer, report in edges:
             facts = self._facts(report, asked)
@@ -105,6 +108,17 @@ class Dispatcher:
         """What an edge is taken for that has not drawn anything yet: the mean of those that have."""
         known = [speed for *_, report in self._edges() if (speed := report.flops_per_s)]
         return sum(known) / len(known) if known else 1.0
+
+    def _stand_in(self, reports: list[EdgeReport]) -> ModelReport:
+        """What a model is taken for that nobody has yet: the mean of the others."""
+        known = [facts.row_flop for report in reports for facts in report.models.values()]
+        defaults = self.models.defaults
+        return ModelReport(
+            digest="",
+            row_flop=sum(known) / len(known) if known else 1.0,
+            num_inference_steps=defaults.num_inference_steps,
+            guidance_scale=defaults.guidance_scale,
+        )
 
     def _load(self) -> float:
         """The work that clients bring over what all edges can do; NaN where a speed is not known."""

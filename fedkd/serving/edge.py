@@ -49,7 +49,8 @@ class EdgeSettings:
 
     With `peers` (URLs of other edges; this one is reached at `url`) each request is drawn where `dispatch`, the name
     of a rule, has it; others are sent on (`forward`: proxy), or their clients are told where to (redirect). Edges
-    ask each other for reports every `gossip_s` seconds, and show `peer_token` where there are tokens.
+    ask each other for reports every `gossip_s` seconds, and show `peer_token` where there are tokens. At most
+    `most_on_demand` models that are fetched on demand are held at once.
     """
 
     device: str = "cpu"
@@ -76,6 +77,7 @@ class EdgeSettings:
     dispatch: str = DEFAULT_RULE
     forward: str = "proxy"
     gossip_s: float = 0.5
+    most_on_demand: int = 1
 
 
 @dataclass
@@ -87,13 +89,14 @@ class Edge:
     models: EdgeModels
     engine: Engine
     metrics: EdgeMetrics
+    on_demand: Mapping[str, Source] = field(default_factory=dict)
     sessions: SessionStore = field(init=False)
     cluster: Cluster | None = None
 
     def __post_init__(self) -> None:
         given = self.settings
         self.sessions = SessionStore(given.max_sessions, given.session_lifetime_s, self._session_ended)
-        if given.peers:
+        if given.peers or self.on_demand:
             self.cluster = Cluster(
                 self.models,
                 self.engine,
@@ -105,6 +108,8 @@ class Edge:
                 dispatch=given.dispatch,
                 forward=given.forward,
                 gossip_s=given.gossip_s,
+                on_demand=self.on_demand,
+                most_on_demand=given.most_on_demand,
             )
 
     def _session_ended(self, session: Session, outcome: str) -> None:
@@ -140,6 +145,7 @@ def create_app(
     name: str = "tiny-sd",
     version: str = "",
     models: Mapping[str, Source | str] | None = None,
+    on_demand: Mapping[str, Source | str] | None = None,
     registry: str = "",
     cache: str = "",
     registry_token: str = "",
@@ -148,27 +154,31 @@ def create_app(
     """The service for the diffusers folder, shipped name or hub id `checkpoint`, served as `name`.
 
     With `registry` (a folder or URL) it is `name[:version|alias]` there, pulled into the folder `cache` if one is
-    given, and followed as `refresh_s` says. `models` are more of them by name, as such or as sources; `settings` are
-    those of EdgeSettings. ModelError, SchedulerError, CheckpointError or TokenError when it cannot be served.
+    given, and followed as `refresh_s` says. `models` are more of them by name, as such or as sources; those `on_demand`
+    are fetched when somebody first asks for them. `settings` are those of EdgeSettings. ModelError, SchedulerError,
+    CheckpointError or TokenError when it cannot be served.
     """
     given = EdgeSettings(**settings)
     limits = Limits(given.requests_per_minute, given.concurrent)
     tokens = token_book(given.token, given.tokens, default=limits, peer_token=given.peer_token)
     if given.peers and tokens and not given.peer_token:
         raise TokenError("peer_token is empty, and peers would be refused for want of a token; give all edges one")
-    edge = _edge(given)
+
+    def found(source: Source | str) -> Source:
+        return source_of(source, registry, cache, registry_token) if isinstance(source, str) else source
+
+    edge = _edge(given, {each: found(source) for each, source in (on_demand or {}).items()})
     try:
         wanted: dict[str, Source | str] = {name: checkpoint} if checkpoint else {}
         for each, source in (wanted | dict(models or {})).items():
-            found = source_of(source, registry, cache, registry_token) if isinstance(source, str) else source
-            edge.models.add(each, found, version=version if each == name else "")
+            edge.models.add(each, found(source), version=version if each == name else "")
     except BaseException:
         edge.close()
         raise
     return _app(edge, tokens)
 
 
-def _edge(given: EdgeSettings) -> Edge:
+def _edge(given: EdgeSettings, on_demand: Mapping[str, Source]) -> Edge:
     defaults = Defaults(given.scheduler, given.num_inference_steps, given.guidance_scale)
     steps = StepEngine(max_rows=given.max_rows, max_waiting=given.max_waiting, batch=given.batch)
     metrics = EdgeMetrics()
@@ -177,7 +187,7 @@ def _edge(given: EdgeSettings) -> Edge:
     except BaseException:
         steps.close()
         raise
-    edge = Edge(given, steps, models, Engine(steps), metrics)
+    edge = Edge(given, steps, models, Engine(steps), metrics, on_demand)
     metrics.follow("fedkd_open_sessions", "Split sessions that are open.", lambda: len(edge.sessions))
     metrics.follow_all("fedkd_engine", "The step engine's own count.", steps.stats)
     return edge

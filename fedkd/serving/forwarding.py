@@ -16,14 +16,14 @@ from fedkd.serving.asking import PeerLost, asking, pieces, whole
 from fedkd.serving.balancing import Candidate
 from fedkd.serving.dispatcher import Dispatcher
 from fedkd.serving.engine import while_connected
-from fedkd.serving.errors import EdgeFault
+from fedkd.serving.errors import EdgeFault, fault_response
 from fedkd.serving.homes import OWNER_HEADER, Homes
 from fedkd.serving.outgoing import Events, Outgoing, is_stream, passed_on
 from fedkd.serving.peer_metrics import PeerMetrics
 from fedkd.serving.workload import Workload
 
 log = logging.getLogger("fedkd.serving")
-HOP_HEADER, WORK_HEADER = "X-Fedkd-Hop", "X-Fedkd-Work"
+HOP_HEADER, WORK_HEADER, MODEL_HEADER = "X-Fedkd-Hop", "X-Fedkd-Work", "X-Fedkd-Model"
 BUSY = (429, 503)
 ELSEWHERE = {(401, ""), (403, ""), (404, "model_not_found"), (409, "model_changed")}
 RawHeaders = list[tuple[bytes, bytes]]
@@ -74,7 +74,7 @@ class Forwarding:
                 refusal = refused
             chosen = self.dispatcher.choose(asked, tried)
         if not tried:  # it says what is wrong with the request
-            with self.workload.drawing(0.0):
+            async with self.workload.drawing(0.0):
                 await self.app(scope, replayed(asked.body, receive), send)
         elif out.begun:
             await out.fail(_gone(asked).body())
@@ -111,9 +111,14 @@ class Forwarding:
             else:
                 await out.send(message)
 
-        with self.workload.drawing(chosen.flop):
-            body = asked.sent(self.dispatcher.model_of(asked))
-            await self.app({**scope, "query_string": asked.query.encode()}, replayed(body, receive), send)
+        model = self.dispatcher.model_of(asked)
+        try:
+            async with self.workload.drawing(chosen.flop, model):
+                body = asked.sent(model)
+                await self.app({**scope, "query_string": asked.query.encode()}, replayed(body, receive), send)
+        except EdgeFault as error:  # of a model that cannot be fetched
+            told = fault_response(error)
+            return Refusal(error.status, list(told.raw_headers), bytes(told.body), chosen.url)
         if not kept:
             return None
         content = b"".join(message.get("body", b"") for message in kept[1:])
@@ -146,8 +151,9 @@ class Forwarding:
     async def _relay(self, asked: Asked, chosen: Candidate, scope: Scope, out: Outgoing) -> Refusal | None:
         peer = chosen.peer
         assert peer is not None
-        headers = {**told_of(scope, self.dispatcher.here), WORK_HEADER: f"{chosen.flop:.6g}"}
-        body = asked.sent(self.dispatcher.model_of(asked))
+        model = self.dispatcher.model_of(asked)
+        told = {WORK_HEADER: f"{chosen.flop:.6g}", MODEL_HEADER: quote(model)}
+        headers, body = {**told_of(scope, self.dispatcher.here), **told}, asked.sent(model)
         async with asking(self.http, peer, "POST", asked.url, headers, body) as answer:
             raw = list(answer.headers.raw)
             if answer.status_code == 200 and is_stream({"type": "", "headers": raw}):

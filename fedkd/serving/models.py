@@ -89,6 +89,17 @@ class EdgeModels:
                 self._let_go(before)
             return made
 
+    def remove(self, name: str) -> None:
+        """Serve `name` no longer; what was begun ends on it."""
+        with self._lock:
+            before = self._current.pop(name, None)
+            self._sources.pop(name, None)
+            if before is None:
+                return
+            before.retired = True
+            self._retired.append(before)
+        self._let_go(before)
+
     def refresh(self) -> list[str]:
         """Bring newer versions of what is served; names that changed. What cannot be brought stays as it was."""
         changed = []
@@ -98,7 +109,7 @@ class EdgeModels:
             tag = ""
             try:
                 tag = source.tag()
-                if tag == self._current[name].tag or self._too_soon(name, tag):
+                if name not in self._current or tag == self._current[name].tag or self._too_soon(name, tag):
                     continue
                 self.swap(name, source.bring())
             except (ValueError, OSError) as error:

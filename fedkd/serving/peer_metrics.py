@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from prometheus_client import Counter, Gauge
 
@@ -23,5 +24,5 @@ class PeerMetrics:
         age = Gauge("fedkd_peer_report_age_seconds", "Age of a peer's last report.", ["peer"], registry=on)
         healthy = Gauge("fedkd_peer_healthy", "Whether a peer may be sent requests.", ["peer"], registry=on)
         for peer in peers:
-            age.labels(peer.url).set_function(lambda peer=peer: peer.age_s)
-            healthy.labels(peer.url).set_function(lambda peer=peer: float(peer.healthy))
+            age.labels(peer.url).set_function(partial(getattr, peer, "age_s"))
+            healthy.labels(peer.url).set_function(partial(getattr, peer, "healthy"))

@@ -110,6 +110,8 @@ class Channel:
 
     def publish(self, event: str, data: dict[str, Any]) -> None:
         """Tell all readers; who comes later is told how far it is, while the edge works, or how it ended."""
+        if self._ended:  # a step that was under way
+            return
         if event != "session.preview":
             # What the edge once handed over says nothing of where the device stands since.
             self._last = None if event == "session.handed_over" else (event, data)

@@ -6,14 +6,15 @@ import logging
 import math
 import secrets
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 from fedkd.inference.schedulers import SchedulerError
 from fedkd.serving.arrivals import Arrivals
 from fedkd.serving.engine import Engine
 from fedkd.serving.errors import EdgeFault
 from fedkd.serving.models import EdgeModels
+from fedkd.serving.on_demand import OnDemand
 from fedkd.serving.peers import EdgeReport, ModelReport
 from fedkd.serving.served import Served
 from fedkd.serving.split_table import ModelCosts
@@ -51,8 +52,8 @@ class Rate:
 class Workload:
     """What this edge has in hand, and what it says of itself; used on the event loop alone."""
 
-    def __init__(self, models: EdgeModels, engine: Engine) -> None:
-        self.models, self.engine = models, engine
+    def __init__(self, models: EdgeModels, engine: Engine, on_demand: OnDemand) -> None:
+        self.models, self.engine, self.on_demand = models, engine, on_demand
         self.edge = secrets.token_hex(8)
         self.requests = 0
         self._arrivals = Arrivals()
@@ -65,13 +66,15 @@ class Workload:
         """A client has brought this edge so much work, wherever it will be drawn."""
         self._rate.add(flop)
 
-    @contextmanager
-    def drawing(self, flop: float) -> Iterator[None]:
-        """Count a request of so much work as drawn here."""
+    @asynccontextmanager
+    async def drawing(self, flop: float, model: str = "") -> AsyncIterator[None]:
+        """Count a request of so much work as drawn here, its model fetched if need be."""
         self.requests += 1
         try:
             with self._arrivals.expected(flop):
-                yield
+                async with self.on_demand.holding(model):
+                    await self.count()  # others are to know of it as soon as it is here
+                    yield
         finally:
             self.requests -= 1
 
@@ -106,11 +109,12 @@ class Workload:
         return EdgeReport(
             edge=self.edge,
             sequence=self._sequence,
-            ready=bool(models) and self.engine.open,
+            ready=(bool(models) or bool(self.on_demand.sources)) and self.engine.open,
             backlog_s=self.backlog_s(models),
             requests=self.requests,
             arriving_flops_per_s=self._rate.per_s,
             models=models,
+            fetchable=self.on_demand.fetchable(),
         )
 
     def backlog_s(self, models: dict[str, ModelReport]) -> float:

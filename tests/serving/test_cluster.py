@@ -197,15 +197,14 @@ def test_an_edge_that_does_not_answer_gets_nothing_until_it_does(tiny_folder: Pa
 
 def test_an_edge_without_room_leaves_a_request_to_another(behind: Running, tiny_folder: Path) -> None:
     full = (f"POST {IMAGES}", 429, {"Retry-After": "7"})
-    with beside(behind, tiny_folder, refuses=(full, full)) as (front, _):
-        assert {front.http.post(IMAGES, json=ASKED).headers["X-Fedkd-Edge"] for _ in range(4)} >= {front.url}
-        front.app.state.edge.steps.max_waiting = 0
-        with relay(behind.url, refuses=(full,) * 4) as always:
-            front.cluster.peers[0].url = always.url
-            front.app.state.edge.engine.steps.close()  # has no room for anything any more
-            refused = front.http.post(IMAGES, json=ASKED)
-    assert refused.status_code == 429 or refused.status_code == 503
-    assert int(refused.headers["Retry-After"]) in (1, 7)
+    with beside(behind, tiny_folder, refuses=(full,) * 9) as (front, between):
+        answers = [front.http.post(IMAGES, json=ASKED) for _ in range(4)]
+        assert {answer.headers["X-Fedkd-Edge"] for answer in answers} == {front.url}
+        assert sum(IMAGES in line for line in between.seen) == 2
+        front.app.state.edge.steps.close()  # takes nothing any more
+        refused = [front.http.post(IMAGES, json=ASKED) for _ in range(2)]
+        assert [answer.status_code for answer in refused] == [429] * 2
+        assert {answer.headers["Retry-After"] for answer in refused} == {"1"}
 
 
 def test_a_model_that_only_another_edge_serves_is_answered_here_too(tiny_folder: Path, tmp_path: Path) -> None:
@@ -218,7 +217,7 @@ def test_a_model_that_only_another_edge_serves_is_answered_here_too(tiny_folder:
             assert front.http.get("/v1/models/small").json()["id"] == "small"
             answer = front.http.post(IMAGES, json=ASKED | {"model": "small"}).raise_for_status()
             assert answer.headers["X-Fedkd-Edge"] == back.url
-            with EdgeClient(front.url, cache=str(tmp_path / "cache")) as device:
+            with EdgeClient(front.url, cache_dir=tmp_path / "cache") as device:
                 drawn = device.generate("a seven", model="small", device_steps=1, num_inference_steps=3, seed=3)
             assert drawn.device_steps == 1 and drawn.exact
             assert error_of(front.http.post(IMAGES, json=ASKED | {"model": "none"}))["code"] == "model_not_found"
@@ -232,6 +231,20 @@ def test_another_version_of_a_model_is_no_stand_in(tiny_folder: Path, tmp_path: 
     ):
         assert until(lambda: front.knows(back.url))
         assert {front.http.post(IMAGES, json=ASKED).headers["X-Fedkd-Edge"] for _ in range(2)} == {front.url}
+
+
+def test_a_model_on_demand_is_fetched_where_that_is_best_and_another_gives_way(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    others = {name: str(_changed(tiny_folder, tmp_path / name)) for name in ("b", "c")}
+    with edge(tiny_folder, [], on_demand=others) as found:
+        assert [model["id"] for model in found.http.get("/v1/models").json()["data"]] == ["tiny", "b", "c"]
+        for name in ("b", "c"):
+            assert found.http.post(IMAGES, json=ASKED | {"model": name}).status_code == 200
+            assert found.app.state.edge.models.names() == ["tiny", name]
+        assert found.http.get("/v1/model", params={"model": "b"}).json()["name"] == "b"
+    with edge(tiny_folder, [], on_demand={"b": str(tmp_path / "none")}) as found:
+        assert error_of(found.http.post(IMAGES, json=ASKED | {"model": "b"}))["code"] == "not_fetched"
 
 
 def test_edges_show_each_other_a_token_and_sessions_stay_their_owners(tiny_folder: Path, tmp_path: Path) -> None:
