@@ -57,7 +57,8 @@ class Gossip:
             report = EdgeReport.model_validate_json(answer.content)
         except (httpx.HTTPError, ValidationError, ValueError) as error:
             if not peer.failures:
-                log.warning("the edge at %s does not answer: %s", peer.url, str(error).splitlines()[0:1] or type(error))
+                reason = str(error).partition("\n")[0] or type(error).__name__
+                log.warning("the edge at %s does not answer: %s", peer.url, reason)
             peer.missed()
             return
         peer.itself = report.edge == self.own

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -47,6 +48,7 @@ def serve(site: Site, scheduler: str) -> None:
     """Be this edge until the process is ended."""
     torch.set_num_threads(1)
     diffusers.utils.logging.disable_progress_bar()
+    logging.getLogger("fedkd.serving").setLevel(logging.ERROR)  # edges that die are what this is about
     app = create_app(
         models={name: site.models[name] for name in site.held},
         on_demand={
