@@ -34,7 +34,8 @@ class Candidate:
 class Decision:
     """Candidates for one request for `model`, and what else a rule may go by; `turn` counts decisions.
 
-    `load` is the work that clients bring over what all edges can do, NaN where not measured.
+    `load` is the work that clients bring over what all edges can do, NaN where not measured; `recent` are the FLOPs
+    of requests that came of late.
     """
 
     candidates: tuple[Candidate, ...]
@@ -43,6 +44,7 @@ class Decision:
     load: float
     period_s: float
     turn: int
+    recent: tuple[float, ...] = ()
 
 
 Rule = Callable[[Decision], Candidate]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Collection, Sequence
 
 from fedkd.serving.asked import Asked
@@ -11,6 +11,8 @@ from fedkd.serving.balancing import Candidate, Decision, rule_of
 from fedkd.serving.models import EdgeModels
 from fedkd.serving.peers import EdgeReport, ModelReport, Peer
 from fedkd.serving.workload import Workload
+
+RECENT = 64  # requests whose work is remembered, for rules that go by sizes
 
 
 class Dispatcher:
@@ -22,6 +24,7 @@ class Dispatcher:
         self.here, self.models, self.workload, self.peers = here, models, workload, list(peers)
         self.rule, self.period_s = rule_of(rule), period_s
         self._decisions = 0
+        self._recent: deque[float] = deque(maxlen=RECENT)
 
     def model_of(self, asked: Asked) -> str:
         """The model's name: this edge's default where the request has none and names no version."""
@@ -36,14 +39,24 @@ class Dispatcher:
             return found[0] if found else None
         self._decisions += 1
         return self.rule(
-            Decision(tuple(found), self.here, self.model_of(asked), self._load(), self.period_s, self._decisions)
+            Decision(
+                tuple(found),
+                self.here,
+                self.model_of(asked),
+                self._load(),
+                self.period_s,
+                self._decisions,
+                tuple(self._recent),
+            )
         )
 
     def count(self, asked: Asked) -> None:
         """A client has asked this edge, wherever it is drawn: that is the load that all edges share."""
         facts = next((found for *_, report in self._edges() if (found := self._facts(report, asked))), None)
         if facts is not None:
-            self.workload.arrived(asked.flop(facts))
+            flop = asked.flop(facts)
+            self.workload.arrived(flop)
+            self._recent.append(flop)
 
     def candidates(self, asked: Asked) -> list[Candidate]:
         """All edges that can draw it with the same result: they serve, or can fetch, the same version of the model."""

@@ -123,7 +123,7 @@ def decision(*candidates: Candidate, turn: int = 0) -> Decision:
     return Decision(candidates, candidates[0].url, "m", 0.5, 0.5, turn)
 
 
-@pytest.mark.parametrize("name", ["social", "greedy", "jsq"])
+@pytest.mark.parametrize("name", ["social", "greedy"])
 def test_the_planners_rules_weigh_queue_speed_and_a_missing_model(name: str) -> None:
     rule = rule_of(name)
     idle, busy = candidate("idle"), candidate("busy", backlog_flop=50.0)

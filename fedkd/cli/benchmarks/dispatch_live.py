@@ -20,7 +20,7 @@ from fedkd.cli.benchmarks.request import Request
 from fedkd.cli.benchmarks.result import Shown, Table, at_most
 
 OURS, RIVALS = "social", ("round-robin", "least-connections")
-ROW_S = (0.045, 0.06, 0.09, 0.18)  # speeds 4 : 3 : 2 : 1
+ROW_S = (0.06, 0.08, 0.12, 0.24)  # speeds 4 : 3 : 2 : 1
 MODELS = ("a", "b", "c", "d", "e")
 REQUESTS, QUICK_REQUESTS = 2000, 24
 LOAD = 0.8
@@ -28,7 +28,7 @@ FETCH_S = 3.0
 MAX_WAITING = 64
 VICTIM = 1
 KILLED_AT, DOWN_S = 0.4, 3.0  # the share of the requests that have come; how long until it is started again
-WARM_REQUESTS = 40
+WARM_REQUESTS = 4
 START_S = 300.0
 MODULE = "fedkd.cli.benchmarks.dispatch_live_edge"
 
@@ -58,7 +58,7 @@ class Site:
 def tables_and_shows(request: Request) -> tuple[list[Table], list[Shown]]:
     """Delays under our rule and two that load balancers know: the same arrivals, edges and accident for each."""
     with tempfile.TemporaryDirectory() as scratch, running_edges(Path(scratch)) as edges:
-        rate_per_s = LOAD * edges.pictures_per_s(warm=4 if request.quick else WARM_REQUESTS)
+        rate_per_s = LOAD * edges.pictures_per_s(WARM_REQUESTS)
         count = QUICK_REQUESTS if request.quick else REQUESTS
         wanted = arrivals(count, rate_per_s, MODELS, len(ROW_S), seed=0)
         request.say(f"live: {count} requests a rule, {rate_per_s:.1f} a second, {wanted[-1].at_s:.0f} s each")

@@ -14,7 +14,7 @@ import numpy as np
 
 PATH = "/v1/images/generations"
 ZIPF = 1.0
-MIXED_STEPS = (2, 3, 4, 5, 6)
+MIXED_STEPS = (1, 2, 3, 4, 5)
 PATIENCE_S = 240.0  # after which a request counts as lost
 AGAIN_S = 0.2
 
