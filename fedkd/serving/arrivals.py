@@ -23,9 +23,9 @@ class Arrivals:
         self._expected: dict[object, float] = {}
 
     @property
-    def flop(self) -> float:
-        """The work that is about to be submitted."""
-        return sum(self._expected.values())
+    def flops(self) -> list[float]:
+        """The work of each request that is about to be submitted."""
+        return list(self._expected.values())
 
     @contextmanager
     def expected(self, flop: float) -> Iterator[None]:

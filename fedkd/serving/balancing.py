@@ -1,4 +1,4 @@
-"""How an edge is chosen among candidates: the planner's dispatch rules, and two that every load balancer knows."""
+"""How an edge is chosen: everybody's least delay, the planner's rules, and two that every load balancer knows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DEFAULT_RULE = "social"
 class Candidate:
     """An edge that can draw a request of `flop`; `peer` is None for this edge itself.
 
-    `backlog_flop` is what it has in hand by now, as far as its report of `age_s` ago and what was sent since tell;
+    `left_flop` is what is left of each job in hand, as far as its report of `age_s` ago and what was sent since tell;
     `flops_per_s` its speed on this model. It has to fetch the model first where `miss_s` is not 0.
     """
 
@@ -24,10 +24,15 @@ class Candidate:
     peer: Peer | None
     flop: float
     flops_per_s: float
-    backlog_flop: float
+    left_flop: tuple[float, ...]
     age_s: float
     requests: int
     miss_s: float = 0.0
+
+    @property
+    def backlog_flop(self) -> float:
+        """All it has in hand."""
+        return sum(self.left_flop)
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,20 @@ class Decision:
 
 
 Rule = Callable[[Decision], Candidate]
+
+
+def social(decision: Decision) -> Candidate:
+    """The least delay for everybody: a request's own, and what it adds to that of those in hand.
+
+    An edge serves by turns, so that of a job with r left and a new one of w each waits for min(r, w) of the other:
+    (w + 2 sum min(r, w)) / speed.
+    """
+
+    def cost_s(each: Candidate) -> float:
+        shared = sum(min(left, each.flop) for left in each.left_flop)
+        return each.miss_s + (each.flop + 2 * shared) / each.flops_per_s
+
+    return min(decision.candidates, key=cost_s)
 
 
 def round_robin(decision: Decision) -> Candidate:
@@ -86,7 +105,13 @@ def planned(scheduler: str) -> Rule:
         )
         here = decision.here if any(each.name == decision.here for each in edges) else ""
         system = DispatchSystem(
-            edges, here, scheduler, turn=decision.turn, load=decision.load, period_s=decision.period_s
+            edges,
+            here,
+            scheduler,
+            turn=decision.turn,
+            load=decision.load,
+            recent=decision.recent,
+            period_s=decision.period_s,
         )
         (made,) = plan([DispatchRequest(decision.candidates[0].flop, decision.model)], system)
         return next(each for each in decision.candidates if each.url == made.edge)
@@ -94,16 +119,16 @@ def planned(scheduler: str) -> Rule:
     return rule
 
 
-BALANCERS: dict[str, Rule] = {"round-robin": round_robin, "least-connections": least_connections}
-if "social" not in SCHEDULERS:
-    BALANCERS["social"] = planned("greedy")
-RULES = (*SCHEDULERS, *(name for name in BALANCERS if name not in SCHEDULERS))
+RULES: dict[str, Rule] = {
+    **{name: planned(name) for name in SCHEDULERS},
+    "social": social,  # that of the planner places a slot's tasks at edges that serve one after the other
+    "round-robin": round_robin,
+    "least-connections": least_connections,
+}
 
 
 def rule_of(name: str) -> Rule:
     """A rule by name; ValueError that names the nearest."""
-    if name in SCHEDULERS:
-        return planned(name)
-    if name not in BALANCERS:
-        raise ValueError(f"dispatch={name!r} is not known; {nearest(name, RULES)}")
-    return BALANCERS[name]
+    if name not in RULES:
+        raise ValueError(f"dispatch={name!r} is not known; {nearest(name, list(RULES))}")
+    return RULES[name]

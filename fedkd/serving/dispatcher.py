@@ -100,12 +100,15 @@ class Dispatcher:
     ) -> Candidate:
         speed = facts.row_flop / facts.row_s if facts.row_s else report.flops_per_s or self._usual_speed()
         age_s = peer.age_s if peer else 0.0
+        backlog_s = report.backlog_s
+        left = max(0.0, backlog_s - age_s) / backlog_s if backlog_s else 0.0  # jobs are served by turns
+        left_flop = [each_s * left * speed for each_s in report.left_s] + (peer.unreported_flops if peer else [])
         return Candidate(
             url=url,
             peer=peer,
             flop=asked.flop(facts),
             flops_per_s=speed,
-            backlog_flop=max(0.0, report.backlog_s - age_s) * speed + (peer.unreported_flop if peer else 0.0),
+            left_flop=tuple(left_flop),
             age_s=age_s,
             requests=peer.requests if peer else report.requests,
             miss_s=miss_s,

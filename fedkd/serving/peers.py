@@ -30,19 +30,24 @@ class ModelReport(BaseModel):
 class EdgeReport(BaseModel):
     """What an edge says of itself: report `sequence` of the running process `edge`.
 
-    `backlog_s` is how long it would compute on what it has in hand, `requests` how many that is;
-    `arriving_flops_per_s` the work that clients have brought it of late, wherever it was drawn. `fetchable` are
-    models that it does not serve now but could, with the seconds until it would.
+    `left_s` has for each job in hand how long the edge would compute on it alone; of `requests` some may not have
+    come that far. `arriving_flops_per_s` is the work that clients have brought it of late, wherever it was drawn.
+    `fetchable` are models that it does not serve now but could, with the seconds until it would.
     """
 
     edge: Annotated[str, Field(max_length=64)]
     sequence: int
     ready: bool
-    backlog_s: Figure
+    left_s: Annotated[list[Figure], Field(max_length=100_000)]
     requests: Annotated[int, Field(ge=0)]
     arriving_flops_per_s: Figure = 0.0
     models: Annotated[dict[Name, ModelReport], Field(max_length=1000)]
     fetchable: Annotated[dict[Name, Figure], Field(max_length=1000)] = {}
+
+    @property
+    def backlog_s(self) -> float:
+        """How long it would compute on all it has in hand."""
+        return sum(self.left_s)
 
     @property
     def flops_per_s(self) -> float | None:
@@ -92,9 +97,9 @@ class Peer:
         return (self.report.requests if self.report else 0) + sum(sent.at > self._as_of for sent in self._sent.values())
 
     @property
-    def unreported_flop(self) -> float:
-        """Work that this edge sent there and that its report cannot know of."""
-        return sum(sent.flop for sent in self._sent.values() if sent.at > self._as_of)
+    def unreported_flops(self) -> list[float]:
+        """The work of each request that this edge sent there and that its report cannot know of."""
+        return [sent.flop for sent in self._sent.values() if sent.at > self._as_of]
 
     def heard(self, report: EdgeReport, asked_at: float) -> None:
         """It answered, to a question sent at `asked_at`; a report that was overtaken by a newer one changes nothing."""

@@ -110,23 +110,21 @@ class Workload:
             edge=self.edge,
             sequence=self._sequence,
             ready=(bool(models) or bool(self.on_demand.sources)) and self.engine.open,
-            backlog_s=self.backlog_s(models),
+            left_s=self._left_s(models),
             requests=self.requests,
             arriving_flops_per_s=self._rate.per_s,
             models=models,
             fetchable=self.on_demand.fetchable(),
         )
 
-    def backlog_s(self, models: dict[str, ModelReport]) -> float:
-        """Seconds of denoising that are in hand, and about to be submitted."""
-        by_key = {served.key: models[served.name] for served in self._counted()}
-        steps_s = 0.0
-        for key, rows in self.models.steps.backlog().items():
-            facts = by_key.get(key)
-            steps_s += rows * ((facts.row_s if facts else None) or self.models.steps.stats()["row_s"])
+    def _left_s(self, models: dict[str, ModelReport]) -> list[float]:
+        """Seconds of denoising of each job in hand, and of those about to be submitted."""
+        row_s = {served.key: models[served.name].row_s for served in self._counted()}
+        usual_s = float(self.models.steps.stats()["row_s"])
+        left_s = [rows * (row_s.get(key) or usual_s) for key, rows in self.models.steps.backlog()]
         measured = [model for model in models.values() if model.row_s]
         flop_s = sum((model.row_s or 0.0) / model.row_flop for model in measured) / len(measured) if measured else 0.0
-        return steps_s + self._arrivals.flop * flop_s
+        return left_s + [flop * flop_s for flop in self._arrivals.flops]
 
     def _counted(self) -> list[Served]:
         return [served for served in self.models.current() if served.digest in self._row_flop]

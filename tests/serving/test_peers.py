@@ -19,10 +19,8 @@ from fedkd.serving.workload import Rate
 MODEL = ModelReport(digest="d", row_flop=10.0, row_s=0.5, num_inference_steps=12, guidance_scale=2.0)
 
 
-def report(sequence: int = 1, edge: str = "e", backlog_s: float = 0.0, requests: int = 0) -> EdgeReport:
-    return EdgeReport(
-        edge=edge, sequence=sequence, ready=True, backlog_s=backlog_s, requests=requests, models={"m": MODEL}
-    )
+def report(sequence: int = 1, edge: str = "e", left_s: float = 0.0, requests: int = 0) -> EdgeReport:
+    return EdgeReport(edge=edge, sequence=sequence, ready=True, left_s=[left_s], requests=requests, models={"m": MODEL})
 
 
 class Clock:
@@ -54,18 +52,18 @@ def test_what_was_sent_after_a_report_is_added_until_the_next() -> None:
     peer.heard(report(requests=2), 100.0)
     clock.now = 101.0
     with peer.holding(7.0):
-        assert (peer.unreported_flop, peer.requests, peer.age_s) == (7.0, 3, 1.0)
+        assert (peer.unreported_flops, peer.requests, peer.age_s) == ([7.0], 3, 1.0)
         peer.heard(report(2, requests=3), 102.0)
-        assert (peer.unreported_flop, peer.requests) == (0.0, 3)
+        assert (peer.unreported_flops, peer.requests) == ([], 3)
     with peer.holding(5.0):
         pass
-    assert peer.unreported_flop == 0.0
+    assert not peer.unreported_flops
 
 
 def test_a_report_that_was_overtaken_changes_nothing_but_that_of_a_restarted_edge_counts() -> None:
     peer = Peer("http://x", Clock())
-    peer.heard(report(5, backlog_s=5.0), 100.0)
-    peer.heard(report(4, backlog_s=4.0), 99.0)
+    peer.heard(report(5, left_s=5.0), 100.0)
+    peer.heard(report(4, left_s=4.0), 99.0)
     assert peer.report is not None and peer.report.backlog_s == 5.0
     peer.heard(report(1, edge="anew"), 99.5)
     assert peer.report.backlog_s == 0.0
@@ -91,12 +89,12 @@ def test_a_rate_is_right_from_the_start_and_fades() -> None:
 def test_work_counts_as_arriving_until_the_engine_has_it() -> None:
     arrivals = Arrivals()
     with arrivals.expected(3.0):
-        assert arrivals.flop == 3.0
+        assert arrivals.flops == [3.0]
         submitted()
-        assert arrivals.flop == 0.0
+        assert not arrivals.flops
     with arrivals.expected(2.0):
         pass
-    assert arrivals.flop == 0.0
+    assert not arrivals.flops
     submitted()
 
 
@@ -115,7 +113,7 @@ def test_what_was_left_to_chance_is_drawn_once() -> None:
 
 
 def candidate(url: str, **facts: Any) -> Candidate:
-    given = {"flop": 4.0, "flops_per_s": 2.0, "backlog_flop": 0.0, "age_s": 0.1, "requests": 0, **facts}
+    given = {"flop": 4.0, "flops_per_s": 2.0, "left_flop": (), "age_s": 0.1, "requests": 0, **facts}
     return Candidate(url, None, **given)
 
 
@@ -126,11 +124,18 @@ def decision(*candidates: Candidate, turn: int = 0) -> Decision:
 @pytest.mark.parametrize("name", ["social", "greedy"])
 def test_the_planners_rules_weigh_queue_speed_and_a_missing_model(name: str) -> None:
     rule = rule_of(name)
-    idle, busy = candidate("idle"), candidate("busy", backlog_flop=50.0)
+    idle, busy = candidate("idle"), candidate("busy", left_flop=(25.0, 25.0))
     assert rule(decision(busy, idle)).url == "idle"
     assert rule(decision(candidate("slow", flops_per_s=0.1), idle)).url == "idle"
     assert rule(decision(candidate("far", miss_s=10.0), idle)).url == "idle"
     assert rule(decision(candidate("far", miss_s=1.0), busy)).url == "far"
+
+
+def test_the_social_rule_counts_what_a_request_adds_to_those_in_hand() -> None:
+    rule = rule_of("social")
+    one_large, many_small = candidate("one", left_flop=(20.0,)), candidate("many", left_flop=(3.0,) * 5)
+    assert rule(decision(many_small, one_large)).url == "one"  # 4 + 2 x 4 beside 4 + 2 x 15
+    assert rule_of("greedy")(decision(many_small, one_large)).url == "many"
 
 
 def test_load_balancers_go_by_turns_and_by_requests_among_those_that_have_the_model() -> None:
