@@ -86,7 +86,8 @@ class Crossroads:
         self.cluster.metrics.for_peers.inc()
         query = dict(parse_qsl(scope["query_string"].decode("latin-1")))
         model = query.get(HOP_QUERY) or unquote(headers.get(MODEL_HEADER, ""))
-        async with self.cluster.workload.drawing(_figure(headers.get(WORK_HEADER, "0")), model):
+        flop = _figure(headers.get(WORK_HEADER, "0")) if scope.get("peer") else 0.0
+        async with self.cluster.workload.drawing(flop, model):
             await self.app(scope, receive, send)
 
     async def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -184,10 +184,10 @@ def _edge(given: EdgeSettings, on_demand: Mapping[str, Source]) -> Edge:
     metrics = EdgeMetrics()
     try:
         models = EdgeModels(steps, device=given.device, dtype=given.dtype, defaults=defaults, metrics=metrics)
+        edge = Edge(given, steps, models, Engine(steps), metrics, on_demand)
     except BaseException:
         steps.close()
         raise
-    edge = Edge(given, steps, models, Engine(steps), metrics, on_demand)
     metrics.follow("fedkd_open_sessions", "Split sessions that are open.", lambda: len(edge.sessions))
     metrics.follow_all("fedkd_engine", "The step engine's own count.", steps.stats)
     return edge
