@@ -11,7 +11,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, Field
 
-LOST_AFTER = 3  # questions in a row without an answer: what the peer has in hand is taken for lost
+LOST_AFTER, LOST_S = 3, 15.0  # questions without an answer, and seconds: what the peer has in hand is given up then
 Figure = Annotated[float, Field(ge=0, le=1e30, allow_inf_nan=False)]
 Name = Annotated[str, Field(max_length=200)]
 
@@ -78,7 +78,7 @@ class Peer:
         self.itself = False  # the address turned out to be this edge's own
         self.failures = 0
         self.lost = asyncio.Event()
-        self._as_of = 0.0
+        self._as_of = self._heard_at = 0.0
         self._sent: dict[object, Sent] = {}
 
     @property
@@ -103,7 +103,7 @@ class Peer:
 
     def heard(self, report: EdgeReport, asked_at: float) -> None:
         """It answered, to a question sent at `asked_at`; a report that was overtaken by a newer one changes nothing."""
-        self.failures = 0
+        self.failures, self._heard_at = 0, self.clock()
         self.lost.clear()
         before = self.report
         if before is not None and before.edge == report.edge and before.sequence >= report.sequence:
@@ -117,7 +117,7 @@ class Peer:
     def missed(self) -> None:
         """It did not answer a question."""
         self.failures += 1
-        if self.failures >= LOST_AFTER:
+        if self.failures >= LOST_AFTER and self.clock() - self._heard_at >= LOST_S:
             self.lost.set()
 
     @contextmanager

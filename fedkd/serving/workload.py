@@ -88,7 +88,7 @@ class Workload:
             except EdgeFault:
                 _, height, width = served.latent_shape
                 flop = 2.0 * height * width * sum(file.size_bytes for file in served.files)
-            self._row_flop[served.digest] = flop
+            self._row_flop[served.digest] = max(1.0, flop)
 
     async def measure(self) -> None:
         """Draw a few steps, so that the first requests are not sent by a guess of this edge's speed."""

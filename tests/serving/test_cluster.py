@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,39 @@ def beside(behind: Running, folder: Any, **settings: Any) -> Iterator[tuple[Runn
         yield front, between
 
 
+class Cable:
+    """A way to the edge at `upstream` that is cut, once, after an answer's first `marker`."""
+
+    def __init__(self, upstream: str, marker: bytes) -> None:
+        self.port, self.marker, self.cut = int(upstream.rpartition(":")[2]), marker, False
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                near, _ = self._listener.accept()
+                far = socket.create_connection(("127.0.0.1", self.port))
+                for ends in ((near, far), (far, near)):
+                    threading.Thread(target=self._carry, args=ends, daemon=True).start()
+
+    def _carry(self, source: socket.socket, to: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(1 << 16):
+                to.sendall(data)
+                if self.marker in data and not self.cut:
+                    self.cut = True
+                    break
+        for end in (source, to):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Carry nothing any more."""
+        self._listener.close()
+
+
 def test_any_edge_takes_a_request_and_the_picture_is_the_same_wherever_it_is_drawn(pair: list[Running]) -> None:
     first, second = pair
     before = [each.drawn() for each in pair]
@@ -124,6 +158,19 @@ def test_a_picture_is_streamed_through_another_edge(pair: list[Running]) -> None
             streams.append((answer.headers["X-Fedkd-Edge"], [json.loads(line[6:])["b64_json"] for line in lines]))
     assert {url for url, _ in streams} == {each.url for each in pair}
     assert streams[0][1] == streams[1][1] and len(streams[0][1]) == 3
+
+
+def test_a_stream_that_breaks_off_goes_on_at_another_edge(behind: Running, tiny_folder: Path) -> None:
+    asked = ASKED | {"stream": True, "partial_images": 2, "num_inference_steps": 40}
+    cable = Cable(behind.url, b"partial_image")
+    with closing(cable), edge(tiny_folder, [cable.url]) as front:
+        assert until(lambda: front.knows(cable.url))
+        streams = []
+        for _ in range(2):  # by turns: once here, once there and here
+            with front.http.stream("POST", IMAGES, json=asked) as answer:
+                lines = [line for line in answer.iter_lines() if line.startswith("data: ")]
+            streams.append([json.loads(line[6:])["b64_json"] for line in lines])
+    assert cable.cut and streams[0] == streams[1] and len(streams[0]) == 3
 
 
 def test_a_session_is_found_from_whichever_edge_is_asked(pair: list[Running], tiny_pipeline: Any) -> None:

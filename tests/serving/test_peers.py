@@ -12,7 +12,7 @@ from fedkd.serving.arrivals import Arrivals, submitted
 from fedkd.serving.asked import IMAGES, RESUME, SESSIONS, asked_of
 from fedkd.serving.balancing import RULES, Candidate, Decision, rule_of
 from fedkd.serving.outgoing import Events, Outgoing
-from fedkd.serving.peers import LOST_AFTER, EdgeReport, ModelReport, Peer
+from fedkd.serving.peers import LOST_AFTER, LOST_S, EdgeReport, ModelReport, Peer
 from fedkd.serving.streaming import event_bytes
 from fedkd.serving.workload import Rate
 
@@ -33,7 +33,8 @@ class Clock:
 
 
 def test_a_peer_is_healthy_from_its_first_answer_until_it_misses_one() -> None:
-    peer = Peer("http://x", Clock())
+    clock = Clock()
+    peer = Peer("http://x", clock)
     assert not peer.healthy and peer.age_s == float("inf")
     peer.heard(report(), 100.0)
     assert peer.healthy and peer.age_s == 0
@@ -41,6 +42,9 @@ def test_a_peer_is_healthy_from_its_first_answer_until_it_misses_one() -> None:
     assert not peer.healthy and not peer.lost.is_set()
     for _ in range(LOST_AFTER):
         peer.missed()
+    assert not peer.lost.is_set()  # it may only be busy
+    clock.now += LOST_S
+    peer.missed()
     assert peer.lost.is_set()
     peer.heard(report(2), 100.0)
     assert peer.healthy and not peer.lost.is_set()

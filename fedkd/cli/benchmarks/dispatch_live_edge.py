@@ -82,11 +82,14 @@ def serve(site: Site, scheduler: str) -> None:
 
 
 def _slow(denoiser: Any, row_s: float) -> None:
-    def wait(_: Any, inputs: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        latents = inputs[0] if inputs else kwargs["sample"]
-        time.sleep(row_s * len(latents))
+    """Let a forward be a wait and one multiplication: two cores have to do for four edges and their clients."""
+    factor = 1 + 0.1 * float(denoiser.conv_out.bias[0].detach())  # a model's own, so that pictures tell models apart
 
-    denoiser.register_forward_hook(wait, with_kwargs=True)
+    def forward(sample: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        time.sleep(row_s * len(sample))
+        return (sample * factor,)
+
+    denoiser.forward = forward
 
 
 def make_models(root: str, names: Sequence[str]) -> None:
