@@ -12,8 +12,8 @@ from fedkd.planning.dispatch_situation import Situation
 Array = np.ndarray
 Ceiling = Callable[[Array], Array]  # mean backlog (R,) in s -> backlog (R,) in s that an edge may reach
 
-HEADROOM = 0.3  # work an edge is given beyond what it can do in a period: less leaves it idle when few tasks come
-RELIEF = 1.2  # least ceiling over the mean backlog, so that there is room for all that comes
+HEADROOM = 0.35  # work an edge is given beyond what it can do in a period: less leaves it idle when few tasks come
+RELIEF = 1.08  # least ceiling over the mean backlog, so that there is room for all that comes
 SAME_S = 2.0  # backlogs that differ by less count as equal
 
 
@@ -29,43 +29,29 @@ def overloaded(now: Situation, ceiling: Ceiling) -> Array:
     return _place(now, small, many, few)
 
 
-def span_s(now: Situation) -> Array:
-    """Seconds (R,) to plan for: until the next report, or what an edge needs for two usual tasks."""
-    task = now.rate / np.maximum(now.count, 1e-12)
-    edges = np.maximum((now.speed > 0).sum(axis=1), 1)
-    return np.maximum(now.period_s, 2 * task * edges / np.maximum(now.speed.sum(axis=1), 1e-12))
-
-
-def expected(now: Situation) -> Array:
-    """Work (R,) that will have come within the span, one's own of now included."""
-    others = now.unseen + now.later
-    return now.work.sum(axis=1) + now.rate * (others * span_s(now) + (span_s(now) - now.period_s)) / now.period_s
-
-
 def _rooms(now: Situation, ceiling: Ceiling) -> tuple[Array, Array, Array]:
     """Work (R, B) for the few full edges, and for the many others; the share (R,) of work that goes to the latter."""
     speed, queue = now.speed, np.where(now.speed > 0, now.queue, 0.0)
-    coming, span = expected(now), span_s(now)[:, None]
+    coming, span = now.usual - now.rate + now.work.sum(axis=1), now.span_s[:, None]
     mean_s = (queue.sum(axis=1) + coming) / np.maximum(speed.sum(axis=1), 1e-12)
     most_s = np.maximum(ceiling(mean_s), RELIEF * mean_s)[:, None]
     backlog_s = np.where(speed > 0, now.wait_s, -1.0)
     order = np.lexsort((speed, -np.round(backlog_s / SAME_S)), axis=1)
-    below, above = (
-        np.take_along_axis(np.maximum(room, 0.0), order, axis=1)
-        for room in (speed * span * (1 + HEADROOM) - queue, most_s * speed - queue)
-    )
+    rows = np.arange(len(order))[:, None]
+    below = np.maximum(speed * span * (1 + HEADROOM) - queue, 0.0)[rows, order]
+    above = np.maximum(most_s * speed - queue, 0.0)[rows, order]
     left = coming[:, None] + np.cumsum(below, axis=1) - below.sum(axis=1, keepdims=True)  # with edges 0..j full
     full = np.cumsum(above, axis=1)
     rest = np.concatenate(((coming - below.sum(axis=1))[:, None], left), axis=1)
     enough = np.concatenate((np.zeros_like(coming)[:, None], full), axis=1) >= rest
     enough[:, -1] = True
     edges_full = enough.argmax(axis=1)[:, None]
-    excess = np.take_along_axis(rest, edges_full, axis=1)
+    excess = rest[rows, edges_full]
     at_top = np.arange(speed.shape[1]) < edges_full
     few_sorted = np.clip(excess - (full - above), 0.0, above) * at_top
     few, many = np.zeros_like(speed), np.zeros_like(speed)
-    np.put_along_axis(few, order, few_sorted, axis=1)
-    np.put_along_axis(many, order, below * ~at_top, axis=1)
+    few[rows, order] = few_sorted
+    many[rows, order] = below * ~at_top
     share = np.where(excess[:, 0] > 0, many.sum(axis=1) / np.maximum(coming, 1e-12), 1.0)
     return few, many, share
 

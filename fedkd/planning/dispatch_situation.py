@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -49,12 +50,12 @@ class Situation:
         up = self.speed > 0
         return up | ~up.any(axis=1, keepdims=True)
 
-    @property
+    @cached_property
     def pace_s(self) -> Array:
         """Seconds a unit of work (R, B), beyond all others for an edge that does not answer."""
         return np.where(self.speed > 0, 1 / np.maximum(self.speed, 1 / NEVER_S), NEVER_S)
 
-    @property
+    @cached_property
     def wait_s(self) -> Array:
         """Delay (R, B) that the reported queues mean for whoever comes next."""
         return np.where(self.speed > 0, self.queue * self.pace_s, NEVER_S)
@@ -69,6 +70,18 @@ class Situation:
         """Work (R,) that usually arrives everywhere over work that can be done."""
         peers = 1 + self.unseen + self.later
         return self.rate * peers / np.maximum(self.speed.sum(axis=1) * self.period_s, 1e-12)
+
+    @cached_property
+    def span_s(self) -> Array:
+        """Seconds (R,) to plan for: until the next report, or what an edge needs for two usual tasks."""
+        task = self.rate / np.maximum(self.count, 1e-12)
+        edges = np.maximum((self.speed > 0).sum(axis=1), 1)
+        return np.maximum(self.period_s, 2 * task * edges / np.maximum(self.speed.sum(axis=1), 1e-12))
+
+    @cached_property
+    def usual(self) -> Array:
+        """Work (R,) that comes to all dispatchers within the span, as a rule."""
+        return self.rate * ((self.unseen + self.later) * self.span_s + self.span_s) / self.period_s
 
     def rank(self) -> Array:
         """Each task's place (R, N) in 0..1 by size: the share of all work that smaller ones hold.
@@ -86,5 +99,5 @@ class Situation:
             np.clip(np.searchsorted(flat, self.work * factor + 2 * top * rows) - rows * size.shape[1], 0, size.shape[1])
             for factor in (1 - 1e-9, 1 + 1e-9)
         )
-        low, high = np.take_along_axis(held, below, 1), np.take_along_axis(held, above, 1)
+        low, high = held[rows, below], held[rows, above]
         return low + (high - low) * self.rng.random(low.shape)
