@@ -12,6 +12,7 @@ from fedkd.serving.models import EdgeModels
 from fedkd.serving.peers import EdgeReport, ModelReport, Peer
 from fedkd.serving.workload import Workload
 
+CALLS = 2  # a picture's prompt is encoded and its latents decoded, on the engine's time as well
 RECENT = 64  # requests whose work is remembered, for rules that go by sizes
 
 
@@ -106,7 +107,7 @@ class Dispatcher:
         return Candidate(
             url=url,
             peer=peer,
-            flop=asked.flop(facts),
+            flop=asked.flop(facts) + CALLS * asked.pictures * report.call_s * speed,
             flops_per_s=speed,
             left_flop=tuple(left_flop),
             age_s=age_s,

@@ -32,12 +32,13 @@ class EdgeReport(BaseModel):
 
     `left_s` has for each job in hand how long the edge would compute on it alone; of `requests` some may not have
     come that far. `arriving_flops_per_s` is the work that clients have brought it of late, wherever it was drawn.
-    `fetchable` are models that it does not serve now but could, with the seconds until it would.
+    `call_s` is what encoding or decoding takes. `fetchable` are models that it does not serve now but could, with the seconds until it would.
     """
 
     edge: Annotated[str, Field(max_length=64)]
     sequence: int
     ready: bool
+    call_s: Figure = 0.0
     left_s: Annotated[list[Figure], Field(max_length=100_000)]
     requests: Annotated[int, Field(ge=0)]
     arriving_flops_per_s: Figure = 0.0

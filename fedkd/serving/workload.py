@@ -110,6 +110,7 @@ class Workload:
             edge=self.edge,
             sequence=self._sequence,
             ready=(bool(models) or bool(self.on_demand.sources)) and self.engine.open,
+            call_s=float(self.models.steps.stats()["call_s"]),
             left_s=self._left_s(models),
             requests=self.requests,
             arriving_flops_per_s=self._rate.per_s,

@@ -29,6 +29,7 @@ MAX_WAITING = 64
 VICTIM = 1
 KILLED_AT, DOWN_S = 0.4, 3.0  # the share of the requests that have come; how long until it is started again
 WARM_REQUESTS = 4
+CALLS = 2  # a picture's prompt is encoded, and its latents are decoded
 START_S = 300.0
 MODULE = "fedkd.cli.benchmarks.dispatch_live_edge"
 
@@ -166,8 +167,8 @@ class Edges:
             _send_warm(url, warm)
         with httpx.Client(trust_env=False, timeout=30) as http:
             reports = [http.get(f"{url}/v1/peers/report").raise_for_status().json() for url in self.urls]
-        rows_per_s = sum(1 / report["models"][MODELS[0]]["row_s"] for report in reports)
-        return rows_per_s / float(np.mean(MIXED_STEPS))
+        steps = float(np.mean(MIXED_STEPS))
+        return sum(1 / (steps * each["models"][MODELS[0]]["row_s"] + CALLS * each["call_s"]) for each in reports)
 
     async def accident(self, at_s: float) -> None:
         """Kill an edge after so many seconds, and start it again."""

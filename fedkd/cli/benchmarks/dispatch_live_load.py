@@ -67,7 +67,9 @@ async def _send_all(
 ) -> list[Fate]:
     fates = [Fate(each) for each in wanted]
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=100)
-    async with httpx.AsyncClient(limits=limits, timeout=httpx.Timeout(None, connect=5.0), trust_env=False) as http:
+    async with httpx.AsyncClient(
+        limits=limits, timeout=httpx.Timeout(PATIENCE_S, connect=5.0), trust_env=False
+    ) as http:
         start = time.monotonic() + 0.5
         async with asyncio.TaskGroup() as group:
             if meanwhile is not None:
