@@ -32,7 +32,8 @@ class EdgeReport(BaseModel):
 
     `left_s` has for each job in hand how long the edge would compute on it alone; of `requests` some may not have
     come that far. `arriving_flops_per_s` is the work that clients have brought it of late, wherever it was drawn.
-    `call_s` is what encoding or decoding takes. `fetchable` are models that it does not serve now but could, with the seconds until it would.
+    `call_s` is what encoding or decoding takes. `fetchable` are models that it does not serve now but could, with
+    the seconds until it would.
     """
 
     edge: Annotated[str, Field(max_length=64)]
