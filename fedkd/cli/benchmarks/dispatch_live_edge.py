@@ -49,7 +49,8 @@ def serve(site: Site, scheduler: str) -> None:
     torch.set_num_threads(1)
     diffusers.utils.logging.disable_progress_bar()
     logging.getLogger("fedkd.serving").setLevel(logging.ERROR)  # edges that die are what this is about
-    AutoencoderKL.decode = _decoded  # next to nothing, as the denoisers: see `_slow`
+    decoder: Any = AutoencoderKL
+    decoder.decode = _decoded  # next to nothing, as the denoisers: see `_slow`
     app = create_app(
         models={name: site.models[name] for name in site.held},
         on_demand={
