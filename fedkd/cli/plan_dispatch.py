@@ -147,7 +147,10 @@ def _draw(found: dict[str, Outcome], path: Path) -> None:
     from fedkd.cli.plan_figures import front_figure
 
     shares = np.linspace(0, 100, CURVE_POINTS)[1:-1]
-    series = {name: (shares, np.percentile(np.concatenate(each.delays_s), shares)) for name, each in found.items()}
+    series = {
+        name: (shares.tolist(), np.percentile(np.concatenate(each.delays_s), shares).tolist())
+        for name, each in found.items()
+    }
     best = min(found, key=lambda name: float(found[name].mean_s.mean()))
     middle = float(np.median(np.concatenate(found[best].delays_s)))
     front_figure(
