@@ -30,6 +30,13 @@ def serve(
             "else its base model.",
         ),
     ] = None,
+    on_demand: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[NAME=]CHECKPOINT",
+            help="As --checkpoint, but fetched when it is first asked for here. May be given again.",
+        ),
+    ] = None,
     source: Annotated[
         str,
         typer.Option(
@@ -59,6 +66,31 @@ def serve(
             "concurrent}]. Default: the recipe's.",
         ),
     ] = "",
+    peer: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="URL",
+            help="Another edge, which shares the work: requests go to whichever is best. May be given again; the same "
+            "list will do for all edges. Default: the recipe's.",
+        ),
+    ] = None,
+    peer_token: Annotated[
+        str,
+        typer.Option(
+            envvar="FEDKD_PEER_TOKEN",
+            help="What edges show each other where clients need tokens. Default: the recipe's.",
+        ),
+    ] = "",
+    dispatch: Annotated[
+        str,
+        typer.Option(
+            metavar="RULE",
+            help="How an edge is chosen for a request: social, greedy, round-robin… Default: the recipe's.",
+        ),
+    ] = "",
+    url: Annotated[
+        str, typer.Option(help="Where other edges reach this one. Default: the recipe's, or where it listens.")
+    ] = "",
     threads: Annotated[int, typer.Option(min=0, help="torch threads; 0 leaves the choice to torch.")] = 0,
 ) -> None:
     """Serve checkpoints from this machine as an edge.
@@ -72,6 +104,10 @@ def serve(
     Example, what the cloud has published, kept up to date:
 
       fedkd serve quickstart --from http://cloud.example:8766
+
+    Example, one of two edges that share the work:
+
+      fedkd serve quickstart --port 8001 --peer http://127.0.0.1:8001 --peer http://127.0.0.1:8002
     """
     from fedkd.cli.console import console, guard
     from fedkd.cli.listening import listen, run, url_of
@@ -91,7 +127,12 @@ def serve(
                 found = _models(checkpoint or [""], resolved, source, source_token)
                 settings = _settings(resolved)
                 settings |= {"token": token or resolved.serving.token, "tokens": tokens or resolved.serving.tokens}
-                app = create_app(models=found, **settings)
+                settings |= {"url": url or resolved.serving.url or url_of(listener)}
+                settings |= {"peers": _peers(peer or resolved.serving.peers)}
+                settings |= {"peer_token": peer_token or resolved.serving.peer_token}
+                settings |= {"dispatch": dispatch or resolved.serving.dispatch}
+                lazy = _models(on_demand, resolved, source, source_token) if on_demand else {}
+                app = create_app(models=found, on_demand=lazy, **settings)
             for served in app.state.edge.models.current():
                 version = f":{served.version}" if served.version else ""
                 print(
@@ -119,7 +160,20 @@ def _settings(resolved: Recipe) -> dict[str, Any]:
         "batch": serving.batch,
         "max_body_bytes": int(serving.max_body_mb * 2**20),
         "refresh_s": serving.refresh_s,
+        "forward": serving.forward,
+        "gossip_s": serving.gossip_s,
+        "most_on_demand": serving.on_demand_models,
     }
+
+
+def _peers(urls: list[str]) -> list[str]:
+    """The URLs of other edges; a user's mistake for what is none."""
+    from fedkd.recipe import RecipeError
+
+    for url in urls:
+        if not re.fullmatch(r"https?://[^/\s]+/?", url):
+            raise RecipeError(f"--peer={url} is no edge's address; give http://HOST:PORT")
+    return urls
 
 
 def _models(wanted: list[str], resolved: Recipe, url: str, url_token: str) -> dict[str, Source]:

@@ -154,6 +154,11 @@ class StepEngine:
         with self._change:
             return self._known(key).capacity.calibration()
 
+    def backlog(self) -> list[tuple[str, int]]:
+        """For each job in hand its model's key, and its rows times steps that are still to be computed."""
+        with self._change:
+            return [(ticket.model.key, ticket.rows * ticket.remaining) for ticket in self._tickets]
+
     def close(self, *, drain_s: float = 0) -> None:
         """Take nothing more, go on for at most `drain_s` seconds with what is in hand, and cancel the rest."""
         with self._change:

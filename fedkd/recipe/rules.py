@@ -28,6 +28,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "distillation.mixed_precision": ("no", "fp16", "bf16"),
     "distillation.progressive.teacher": ("previous", "edges"),
     "distillation.adversarial.features": ("unet", "dinov2"),
+    "serving.forward": ("proxy", "redirect"),
     "run.tracker": ("", "tensorboard", "trackio", "wandb"),
     "run.dtype": ("float32", "float16", "bfloat16"),
 }
@@ -72,6 +73,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "serving.max_body_mb": (0.001, 1e5),
     "serving.refresh_s": (0.0, 1e6),
     "serving.cache_mb": (0.0, 1e9),
+    "serving.on_demand_models": (1, 10**4),
+    "serving.gossip_s": (0.01, 3600.0),
 }
 
 

@@ -203,6 +203,13 @@ class ServingConfig:
     batch: bool = True  # requests share forwards; false computes each one alone
     max_body_mb: float = 64.0
     refresh_s: float = 30.0  # how often an edge looks for a newer checkpoint; 0: never
+    url: str = ""  # at which other edges and clients reach this one; empty: where it listens
+    peers: list[str] = field(default_factory=list)  # URLs of the edges that share the work; its own is passed over
+    peer_token: str = ""  # what edges show each other; needed where clients need tokens
+    dispatch: str = "social"  # the rule by which a request's edge is chosen
+    forward: str = "proxy"  # proxy | redirect: whether this edge passes answers on, or tells clients where to ask
+    on_demand_models: int = 1  # of those fetched on demand an edge holds so many at once
+    gossip_s: float = 0.5  # edges ask each other for news so often
     cache_dir: str = ""  # of an edge that pulls from a registry elsewhere; empty: RUN/edge-cache
     cache_mb: float = 0.0  # an edge's cache of checkpoints holds at most this; 0: no bound
     trusted_keys: list[str] = field(default_factory=list)  # public keys whose checkpoints edges and users take

@@ -52,9 +52,7 @@ def component_files(folder: Path) -> list[ComponentFile]:
 def _belongs(path: Path) -> bool:
     if path.suffix not in SUFFIXES or not path.is_file():
         return False
-    return not (
-        path.suffix == ".safetensors" and "." in path.stem
-    )  # a variant such as model.fp16.safetensors
+    return not (path.suffix == ".safetensors" and "." in path.stem)  # a variant such as model.fp16.safetensors
 
 
 def model_digest(files: list[ComponentFile]) -> str:

@@ -20,7 +20,7 @@ EVENT_STREAM = {"Accept": "text/event-stream"}
 EVENTS_COME_S = 0.05  # the request itself goes first; what takes no longer needs no events
 
 
-def _keep_alive() -> list[tuple[int, int, int]]:
+def keep_alive() -> list[tuple[int, int, int]]:
     """Socket options by which a peer that vanished without a word is noticed within half a minute."""
     options = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
     for name, value in (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 4)):
@@ -59,7 +59,7 @@ class Connection:
     """Carries out actions one after the other, blocking; from one thread."""
 
     def __init__(self, *, token: str = "", timeout_s: float = 600.0) -> None:
-        transport = httpx.HTTPTransport(socket_options=_keep_alive())
+        transport = httpx.HTTPTransport(socket_options=keep_alive())
         self._http = httpx.Client(transport=transport, **_settings(token, timeout_s))
 
     def close(self) -> None:
@@ -148,7 +148,7 @@ class AsyncConnection:
     """Carries out actions one after the other without blocking the event loop."""
 
     def __init__(self, *, token: str = "", timeout_s: float = 600.0) -> None:
-        transport = httpx.AsyncHTTPTransport(socket_options=_keep_alive())
+        transport = httpx.AsyncHTTPTransport(socket_options=keep_alive())
         self._http = httpx.AsyncClient(transport=transport, **_settings(token, timeout_s))
 
     async def close(self) -> None:

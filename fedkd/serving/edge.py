@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +13,9 @@ from fastapi import FastAPI
 
 from fedkd import __version__
 from fedkd.inference.step_engine import StepEngine
+from fedkd.serving.balancing import DEFAULT_RULE
+from fedkd.serving.cluster import Cluster, peer_routes
+from fedkd.serving.crossroads import Crossroads
 from fedkd.serving.engine import Engine
 from fedkd.serving.errors import install_handlers
 from fedkd.serving.gate import Gate
@@ -25,7 +28,7 @@ from fedkd.serving.routes_page import PAGE_PATHS, page_routes
 from fedkd.serving.routes_sessions import session_routes
 from fedkd.serving.sessions import Session, SessionStore
 from fedkd.serving.sources import Source, source_of
-from fedkd.serving.tokens import Limits, token_book
+from fedkd.serving.tokens import Limits, TokenError, token_book
 
 log = logging.getLogger("fedkd.serving")
 SWEEP_S = 1.0
@@ -43,6 +46,11 @@ class EdgeSettings:
     says otherwise. `token` and the file `tokens` name who may ask; `requests_per_minute` and `concurrent` are the
     limits of tokens that have none of their own (0: none). `max_rows` bounds a forward (0: learned), `batch=False`
     computes every request alone. Every `refresh_s` seconds newer versions are looked for (0: never).
+
+    With `peers` (URLs of other edges; this one is reached at `url`) each request is drawn where `dispatch`, the name
+    of a rule, has it; others are sent on (`forward`: proxy), or their clients are told where to (redirect). Edges
+    ask each other for reports every `gossip_s` seconds, and show `peer_token` where there are tokens. At most
+    `most_on_demand` models that are fetched on demand are held at once.
     """
 
     device: str = "cpu"
@@ -63,6 +71,13 @@ class EdgeSettings:
     max_rows: int = 0
     batch: bool = True
     refresh_s: float = 0.0
+    url: str = ""
+    peers: Sequence[str] = ()
+    peer_token: str = ""
+    dispatch: str = DEFAULT_RULE
+    forward: str = "proxy"
+    gossip_s: float = 0.5
+    most_on_demand: int = 1
 
 
 @dataclass
@@ -74,10 +89,28 @@ class Edge:
     models: EdgeModels
     engine: Engine
     metrics: EdgeMetrics
+    on_demand: Mapping[str, Source] = field(default_factory=dict)
     sessions: SessionStore = field(init=False)
+    cluster: Cluster | None = None
 
     def __post_init__(self) -> None:
-        self.sessions = SessionStore(self.settings.max_sessions, self.settings.session_lifetime_s, self._session_ended)
+        given = self.settings
+        self.sessions = SessionStore(given.max_sessions, given.session_lifetime_s, self._session_ended)
+        if given.peers or self.on_demand:
+            self.cluster = Cluster(
+                self.models,
+                self.engine,
+                self.sessions,
+                self.metrics,
+                here=given.url,
+                peers=given.peers,
+                token=given.peer_token,
+                dispatch=given.dispatch,
+                forward=given.forward,
+                gossip_s=given.gossip_s,
+                on_demand=self.on_demand,
+                most_on_demand=given.most_on_demand,
+            )
 
     def _session_ended(self, session: Session, outcome: str) -> None:
         session.channel.end("session.ended", {"status": outcome})
@@ -112,6 +145,7 @@ def create_app(
     name: str = "tiny-sd",
     version: str = "",
     models: Mapping[str, Source | str] | None = None,
+    on_demand: Mapping[str, Source | str] | None = None,
     registry: str = "",
     cache: str = "",
     registry_token: str = "",
@@ -120,33 +154,40 @@ def create_app(
     """The service for the diffusers folder, shipped name or hub id `checkpoint`, served as `name`.
 
     With `registry` (a folder or URL) it is `name[:version|alias]` there, pulled into the folder `cache` if one is
-    given, and followed as `refresh_s` says. `models` are more of them by name, as such or as sources; `settings` are
-    those of EdgeSettings. ModelError, SchedulerError, CheckpointError or TokenError when it cannot be served.
+    given, and followed as `refresh_s` says. `models` are more of them by name, as such or as sources; those `on_demand`
+    are fetched when somebody first asks for them. `settings` are those of EdgeSettings. ModelError, SchedulerError,
+    CheckpointError or TokenError when it cannot be served.
     """
     given = EdgeSettings(**settings)
-    tokens = token_book(given.token, given.tokens, default=Limits(given.requests_per_minute, given.concurrent))
-    edge = _edge(given)
+    limits = Limits(given.requests_per_minute, given.concurrent)
+    tokens = token_book(given.token, given.tokens, default=limits, peer_token=given.peer_token)
+    if given.peers and tokens and not given.peer_token:
+        raise TokenError("peer_token is empty, and peers would be refused for want of a token; give all edges one")
+
+    def found(source: Source | str) -> Source:
+        return source_of(source, registry, cache, registry_token) if isinstance(source, str) else source
+
+    edge = _edge(given, {each: found(source) for each, source in (on_demand or {}).items()})
     try:
         wanted: dict[str, Source | str] = {name: checkpoint} if checkpoint else {}
         for each, source in (wanted | dict(models or {})).items():
-            found = source_of(source, registry, cache, registry_token) if isinstance(source, str) else source
-            edge.models.add(each, found, version=version if each == name else "")
+            edge.models.add(each, found(source), version=version if each == name else "")
     except BaseException:
         edge.close()
         raise
     return _app(edge, tokens)
 
 
-def _edge(given: EdgeSettings) -> Edge:
+def _edge(given: EdgeSettings, on_demand: Mapping[str, Source]) -> Edge:
     defaults = Defaults(given.scheduler, given.num_inference_steps, given.guidance_scale)
     steps = StepEngine(max_rows=given.max_rows, max_waiting=given.max_waiting, batch=given.batch)
     metrics = EdgeMetrics()
     try:
         models = EdgeModels(steps, device=given.device, dtype=given.dtype, defaults=defaults, metrics=metrics)
+        edge = Edge(given, steps, models, Engine(steps), metrics, on_demand)
     except BaseException:
         steps.close()
         raise
-    edge = Edge(given, steps, models, Engine(steps), metrics)
     metrics.follow("fedkd_open_sessions", "Split sessions that are open.", lambda: len(edge.sessions))
     metrics.follow_all("fedkd_engine", "The step engine's own count.", steps.stats)
     return edge
@@ -160,6 +201,9 @@ def _app(edge: Edge, tokens: Any) -> FastAPI:
         tasks = [asyncio.create_task(edge.sweep())]
         if given.refresh_s > 0:
             tasks.append(asyncio.create_task(edge.refresh()))
+        if edge.cluster is not None:
+            await edge.cluster.workload.count()  # before anybody asks: what is not counted cannot be dispatched
+            tasks.append(asyncio.create_task(edge.cluster.run()))
         yield
         for task in tasks:
             task.cancel()
@@ -178,6 +222,8 @@ def _app(edge: Edge, tokens: Any) -> FastAPI:
     )
     app.state.edge = edge
     install_handlers(app)
+    if edge.cluster is not None:
+        app.add_middleware(Crossroads, cluster=edge.cluster)
     app.add_middleware(
         Gate,
         tokens=tokens,
@@ -191,6 +237,8 @@ def _app(edge: Edge, tokens: Any) -> FastAPI:
     app.include_router(session_routes(edge.models, edge.engine, edge.sessions, edge.metrics))
     app.include_router(image_routes(edge.models, edge.engine, edge.metrics))
     app.include_router(page_routes(edge.models))
+    if edge.cluster is not None:
+        app.include_router(peer_routes(edge.cluster))
     if tokens:
         _name_security(app)
     return app

@@ -15,6 +15,7 @@ from fedkd.inference.denoiser import Job, decode, encode, start, take_up
 from fedkd.inference.handoff import HandOff, HandOffError
 from fedkd.inference.schedulers import SchedulerError
 from fedkd.inference.step_engine import Busy, Cancelled, Expired, JobFailed, NotFinite, StepEngine
+from fedkd.serving.arrivals import submitted
 from fedkd.serving.errors import EdgeFault
 from fedkd.serving.served import Served
 from fedkd.serving.sessions import Session
@@ -113,6 +114,7 @@ class Engine:
             )
         except Busy as error:
             raise _busy(error) from error
+        submitted()
         if session is not None:
             session.tickets.append(ticket)
         try:

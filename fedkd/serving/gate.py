@@ -96,6 +96,7 @@ class Gate:
             await error_response(413, message, code="too_large")(scope, receive, send)
             return
         scope["holder"] = holder.name if holder is not None else ""
+        scope["peer"] = self.tokens.is_peer(holder)
         if holder is None or scope["method"] != "POST":  # what only reads is not counted
             await self.app(scope, receive, send)
             return

@@ -89,6 +89,17 @@ class EdgeModels:
                 self._let_go(before)
             return made
 
+    def remove(self, name: str) -> None:
+        """Serve `name` no longer; what was begun ends on it."""
+        with self._lock:
+            before = self._current.pop(name, None)
+            self._sources.pop(name, None)
+            if before is None:
+                return
+            before.retired = True
+            self._retired.append(before)
+        self._let_go(before)
+
     def refresh(self) -> list[str]:
         """Bring newer versions of what is served; names that changed. What cannot be brought stays as it was."""
         changed = []
@@ -98,7 +109,7 @@ class EdgeModels:
             tag = ""
             try:
                 tag = source.tag()
-                if tag == self._current[name].tag or self._too_soon(name, tag):
+                if name not in self._current or tag == self._current[name].tag or self._too_soon(name, tag):
                     continue
                 self.swap(name, source.bring())
             except (ValueError, OSError) as error:
@@ -196,10 +207,11 @@ class EdgeModels:
     def load(self, served: Served) -> dict[str, Any]:
         """The engine at this moment: `jobs` in hand, and `row_s`, the least seconds of a row so far (None: none)."""
         stats = self.steps.stats()
-        seen = [seconds[min(seconds)] for seconds in self._calibration(served).values() if seconds]
+        seen = [seconds[min(seconds)] for seconds in self.calibration(served).values() if seconds]
         return {"jobs": int(stats["running"] + stats["waiting"]), "row_s": min(seen, default=None)}
 
-    def _calibration(self, served: Served) -> dict[str, dict[int, float]]:
+    def calibration(self, served: Served) -> dict[str, dict[int, float]]:
+        """Seconds of a row by rows of a forward, by form, as the traffic of this version has shown it."""
         try:
             return self.steps.calibration(served.key)
         except ValueError:  # a version whose last job has ended

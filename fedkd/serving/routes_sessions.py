@@ -25,9 +25,7 @@ HANDED: dict[int | str, dict[str, Any]] = {201: {"description": "A hand-off", "c
 PICTURE: dict[int | str, dict[str, Any]] = {
     200: {"description": "The picture, its final latents, or both", "content": {"image/png": BYTES, SAFETENSORS: BYTES}}
 }
-EVENTS: dict[int | str, dict[str, Any]] = {
-    200: {"description": "Server-sent events", "content": {EVENT_STREAM: {}}}
-}
+EVENTS: dict[int | str, dict[str, Any]] = {200: {"description": "Server-sent events", "content": {EVENT_STREAM: {}}}}
 BODY = {"requestBody": {"required": True, "content": {SAFETENSORS: BYTES}}}
 Id = Annotated[str, Path(max_length=100)]
 

@@ -68,6 +68,10 @@ class SessionStore:
         self.sweep()
         return len(self._sessions)
 
+    def has(self, session_id: str) -> bool:
+        """Whether the session is here, whoever it belongs to."""
+        return session_id in self._sessions
+
     def check_room(self) -> None:
         """EdgeFault 429 when the store is full."""
         if len(self) >= self.capacity:

@@ -75,28 +75,37 @@ class Holder:
 
 
 class TokenBook:
-    """The holders of tokens, found by the sha256 of what they send; without any, everybody is let in."""
+    """The holders of tokens, found by the sha256 of what they send; without any, everybody is let in.
 
-    def __init__(self, holders: dict[str, Holder] | None = None) -> None:
+    `peers` are the other edges, where they have a token of their own; others have no need to know it.
+    """
+
+    def __init__(self, holders: dict[str, Holder] | None = None, peer_token: str = "") -> None:
         self._holders = holders or {}
-        self.anybody = Holder("", Limits())
+        self.anybody, self.peers = Holder("", Limits()), Holder("", Limits())
+        self._peer = _digest(peer_token) if peer_token else ""
 
     def __bool__(self) -> bool:
         return bool(self._holders)
 
     def holder(self, authorization: str) -> Holder | None:
         """Who sends this Authorization header; None when it names no known token."""
-        if not self._holders:
+        if not self._holders and not self._peer:
             return self.anybody
         scheme, _, token = authorization.partition(" ")
-        if scheme.lower() != "bearer":
-            return None
         # Looked up by digest, so that the time it takes says nothing of how much of a guess was right.
-        return self._holders.get(_digest(token.strip()))
+        digest = _digest(token.strip()) if scheme.lower() == "bearer" else ""
+        if digest and digest == self._peer:
+            return self.peers
+        return self._holders.get(digest) if self._holders else self.anybody
+
+    def is_peer(self, holder: Holder | None) -> bool:
+        """Whether this is another edge; anybody may say so where there are no tokens at all."""
+        return holder is self.peers or (holder is self.anybody and not self._peer)
 
 
-def token_book(token: str = "", path: str = "", *, default: Limits | None = None) -> TokenBook:
-    """The tokens of an edge: the one `token`, if any, and those of the file at `path`, if any.
+def token_book(token: str = "", path: str = "", *, default: Limits | None = None, peer_token: str = "") -> TokenBook:
+    """The tokens of an edge: the one `token`, if any, and those of the file at `path`, if any, and other edges'.
 
     The file is YAML (or JSON): `tokens:`, a list of `{name, token | sha256, requests_per_minute, concurrent}`.
     `default` holds where an entry names no limit. TokenError says what is wrong with the file.
@@ -109,7 +118,9 @@ def token_book(token: str = "", path: str = "", *, default: Limits | None = None
         if any(holder.name == other.name for other in holders.values()):
             raise TokenError(f"tokens={path}: two tokens are called '{holder.name}'; names must differ")
         holders[digest] = holder
-    return TokenBook(holders)
+    if peer_token and _digest(peer_token) in holders:
+        raise TokenError("peer_token is a client's token too; give the edges another one")
+    return TokenBook(holders, peer_token)
 
 
 def _read(path: str, default: Limits) -> Iterator[tuple[str, Holder]]:

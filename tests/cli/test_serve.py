@@ -63,6 +63,13 @@ def test_the_cloud_is_served_and_followed(tmp_path: Path, tiny_folder: Path) -> 
         (["serving.refresh_s=-1"], "serving.refresh_s=-1.0 is out of range"),
         (["model.scheduler=None"], "scheduler"),
         (["--host", "256.1.1.1"], "cannot listen on 256.1.1.1"),
+        (["--peer", "nowhere"], "--peer=nowhere is no edge's address; give http://HOST:PORT"),
+        (
+            ["--peer", "http://127.0.0.1:9", "--dispatch", "socail"],
+            "dispatch='socail' is not known; did you mean 'social'",
+        ),
+        (["--peer", "http://127.0.0.1:9", "--token", "t"], "peer_token is empty"),
+        (["serving.forward=guess"], "serving.forward='guess' is not allowed"),
     ],
 )
 def test_mistakes_are_one_line(tmp_path: Path, options: list[str], said: str) -> None:

@@ -59,8 +59,7 @@ def run():
                 "phases": phases,
                 "users": [{"name": "user-0", "edge": "edge-0"} | audit],
                 "edges": [edge],
-                "student": student
-                | {"loss": {"task": [0.4, 0.2], "distill": [0.1, 0.05]}, "published_as": "latest"},
+                "student": student | {"loss": {"task": [0.4, 0.2], "distill": [0.1, 0.05]}, "published_as": "latest"},
                 "checkpoint": "tiny-sd:v1",
             }
         ],

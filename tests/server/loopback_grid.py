@@ -21,9 +21,7 @@ class LoopbackGrid(Grid):
 
         TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
         self.app, self.faults = app, faults or {}
-        self.nodes = {
-            1000 + 7 * ((i * 5) % nodes): i for i in range(nodes)
-        }  # ids in another order than partitions
+        self.nodes = {1000 + 7 * ((i * 5) % nodes): i for i in range(nodes)}  # ids in another order than partitions
         self.replies: dict[str, Message] = {}
         self.sent: list[Message] = []
         self.received: list[Message] = []
@@ -78,9 +76,7 @@ class LoopbackGrid(Grid):
         phase = message.metadata.message_type.rpartition(".")[2]
         fault = self.faults.get((partition, phase))
         try:
-            reply = (
-                self.app(message, context) if fault is None or not getattr(fault, "early", False) else None
-            )
+            reply = self.app(message, context) if fault is None or not getattr(fault, "early", False) else None
             return reply if fault is None else fault(message, reply)
         except Exception as error:
             return Message(Error(2, f"{type(error).__name__}: {error}"), reply_to=message)
@@ -89,8 +85,6 @@ class LoopbackGrid(Grid):
         """Replies that are there, in reverse: arrival order must not matter."""
         return [self.replies.pop(i) for i in reversed(list(message_ids)) if i in self.replies]
 
-    def send_and_receive(
-        self, messages: Iterable[Message], *, timeout: float | None = None
-    ) -> Iterable[Message]:
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         """Push, then pull."""
         return self.pull_messages(self.push_messages(messages))

@@ -28,9 +28,7 @@ def in_distil_of_round_2(log: Path) -> bool:
     if not log.is_file():
         return False
     events = [json.loads(line) for line in log.read_text().splitlines() if line.endswith("}")]
-    return any(
-        e["event"] == "phase_start" and (e.get("round"), e.get("phase")) == (2, "distil") for e in events
-    )
+    return any(e["event"] == "phase_start" and (e.get("round"), e.get("phase")) == (2, "distil") for e in events)
 
 
 def test_a_server_killed_in_distil_of_round_2_resumes_to_the_same_student(

@@ -19,9 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def call(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [*FEDKD, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=280
-    )
+    return subprocess.run([*FEDKD, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=280)
 
 
 def processes_of_runs() -> set[int]:

@@ -18,9 +18,9 @@ from fedkd.serving.connections import server_config
 
 
 @contextmanager
-def running(app: Any, **settings: Any) -> Iterator[httpx.Client]:
-    """The app behind uvicorn on a free loopback port, and a client of it."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+def running(app: Any, port: int = 0, **settings: Any) -> Iterator[httpx.Client]:
+    """The app behind uvicorn on a loopback port (0: a free one), and a client of it."""
+    with socket.create_server(("127.0.0.1", port)) as listener:
         server = uvicorn.Server(server_config(app, lifespan="on", **settings))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()

@@ -31,9 +31,7 @@ def opened(http: Any, **changes: Any) -> Any:
 
 def test_openais_client_gets_its_picture(edge_url: str, tiny_pipeline: Any) -> None:
     client = openai.OpenAI(base_url=f"{edge_url}/v1", api_key="none")
-    answer = client.images.generate(
-        prompt="a red seven", model="tiny", n=2, size="32x32", extra_body={"seed": 5}
-    )
+    answer = client.images.generate(prompt="a red seven", model="tiny", n=2, size="32x32", extra_body={"seed": 5})
     assert answer.data is not None and len(answer.data) == 2
     pictures = [Image.open(io.BytesIO(base64.b64decode(item.b64_json or ""))) for item in answer.data]
     assert pictures[0].size == (32, 32)
@@ -128,9 +126,7 @@ def test_ranges_of_components_are_served_by_digest(http: httpx.Client) -> None:
 @pytest.fixture
 def guarded(tiny_folder: Path) -> Iterator[TestClient]:
     """An edge with a token, room for two sessions and small bodies."""
-    app = create_app(
-        str(tiny_folder), token="secret", max_sessions=2, session_lifetime_s=0.5, max_body_bytes=50_000
-    )
+    app = create_app(str(tiny_folder), token="secret", max_sessions=2, session_lifetime_s=0.5, max_body_bytes=50_000)
     with TestClient(app, raise_server_exceptions=False) as client:
         yield client
 

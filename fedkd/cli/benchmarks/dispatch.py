@@ -7,7 +7,7 @@ from fedkd.cli.benchmarks.request import Request
 from fedkd.cli.benchmarks.result import Result
 
 # A part is a module dispatch_PART.py beside this one.
-PARTS = ("rules", "robustness", "speed")
+PARTS = ("rules", "robustness", "speed", "live")
 SWEEPS = ("sweeps",)  # minutes of their own: only when asked for
 
 
