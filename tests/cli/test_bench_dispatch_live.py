@@ -31,11 +31,11 @@ def test_clients_get_one_answer_each_also_where_their_edge_is_down(tiny_folder: 
 
 
 @pytest.mark.parametrize(
-    ("answers", "delay_s", "failing"),
-    [(["x"], 1.0, 0), ([], 1.0, 1), (["x", "x"], 1.0, 1), (["y"], 1.0, 1), (["x"], 3.0, 4)],
+    ("answers", "sent", "delay_s", "failing"),
+    [(["x"], 1, 1.0, 0), ([], 1, 1.0, 1), (["x"], 2, 1.0, 1), (["y"], 1, 1.0, 1), (["x"], 1, 3.0, 4)],
     ids=["as promised", "lost", "twice", "another picture", "slower"],
 )
-def test_the_bounds_can_fail(answers: list[str], delay_s: float, failing: int) -> None:
+def test_the_bounds_can_fail(answers: list[str], sent: int, delay_s: float, failing: int) -> None:
     fates = {rule: [Fate(Wanted(0, 0.0, "a", 2, (0,)), ["x"], 2.0)] for rule in RIVALS}
-    fates = {OURS: [Fate(Wanted(0, 0.0, "a", 2, (0,)), answers, delay_s)], **fates}
+    fates = {OURS: [Fate(Wanted(0, 0.0, "a", 2, (0,)), answers, delay_s, sent=sent)], **fates}
     assert sum(not shown.holds for shown in _shows(fates)) == failing

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
+import os
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,7 +40,8 @@ MODULE = "fedkd.cli.benchmarks.dispatch_live_edge"
 class Site:
     """One edge: where it listens, who the others are, what it holds, and what makes it slow.
 
-    `row_s` is waited for each row of a forward; `fetch_s` before a model that is not among `held` is loaded.
+    `row_s` is waited for each row of a forward; `fetch_s` before a model that is not among `held` is loaded. The
+    numbers of requests that it answered go to the file `answer_log`.
     """
 
     port: int
@@ -48,6 +51,7 @@ class Site:
     row_s: float
     fetch_s: float
     max_waiting: int
+    answer_log: str
     gossip_s: float = 0.5
 
     @property
@@ -67,6 +71,9 @@ def tables_and_shows(request: Request) -> tuple[list[Table], list[Shown]]:
         for rule in (OURS, *RIVALS):
             edges.choose(rule)
             fates[rule] = send_all(edges.urls, wanted, lambda: edges.accident(KILLED_AT * wanted[-1].at_s))
+            sent = edges.answered()
+            for fate in fates[rule]:
+                fate.sent = sent[fate.wanted.number]
             delays = np.array([fate.delay_s for fate in fates[rule]])
             request.say(f"live: {rule}: mean {np.nanmean(delays):.2f} s, p99 {np.nanpercentile(delays, 99):.2f} s")
         return [_delays(fates, rate_per_s), _edges(fates, edges.urls)], _shows(fates)
@@ -81,7 +88,7 @@ def _delays(fates: dict[str, list[Fate]], rate_per_s: float) -> Table:
             _mean(found),
             float(p50),
             float(p99),
-            sum(len(fate.answers) == 1 for fate in found),
+            sum(fate.sent == 1 and len(fate.answers) == 1 for fate in found),
             sum(not fate.answers for fate in found),
             _twice(found),
             sum(fate.broken for fate in found),
@@ -117,7 +124,7 @@ def _shows(fates: dict[str, list[Fate]]) -> list[Shown]:
 
 
 def _twice(found: list[Fate]) -> int:
-    return sum(len(fate.answers) > 1 for fate in found)
+    return sum(fate.sent > 1 for fate in found)
 
 
 def _mean(found: list[Fate]) -> float:
@@ -178,6 +185,15 @@ class Edges:
         await asyncio.sleep(DOWN_S)
         self.processes[VICTIM] = await asyncio.to_thread(self._started, self.sites[VICTIM])
 
+    def answered(self) -> Counter[int]:
+        """How often each request was answered since this was last asked, as the edges wrote it down."""
+        found: Counter[int] = Counter()
+        for path in (Path(site.answer_log) for site in self.sites):
+            if path.exists():
+                found.update(map(int, path.read_text().split()))
+                os.truncate(path, 0)
+        return found
+
     def close(self) -> None:
         """End them."""
         for process in self.processes:
@@ -208,7 +224,7 @@ def _site(place: int, port: int, urls: tuple[str, ...], scratch: Path) -> Site:
     # All hold the model that is asked for most; of the others each is held by every second edge.
     held = tuple(name for number, name in enumerate(MODELS) if number == 0 or (number + place) % 2 == 0)
     models = {name: str(scratch / name) for name in MODELS}
-    return Site(port, urls, models, held, ROW_S[place], FETCH_S, MAX_WAITING)
+    return Site(port, urls, models, held, ROW_S[place], FETCH_S, MAX_WAITING, str(scratch / f"answered-{place}"))
 
 
 def _make(root: str) -> None:

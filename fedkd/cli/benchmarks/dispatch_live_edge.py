@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,10 +18,12 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNe
 from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel
 
 from fedkd.cli.benchmarks.dispatch_live import Site
+from fedkd.cli.benchmarks.dispatch_live_load import NUMBER_HEADER, PATH
 from fedkd.models.pipeline import SHIPPED
 from fedkd.serving.balancing import rule_of
 from fedkd.serving.connections import server_config
 from fedkd.serving.edge import create_app
+from fedkd.serving.forwarding import HOP_HEADER
 from fedkd.serving.sources import Brought, FolderSource
 
 STEPS = 8  # of a model without a manifest
@@ -42,6 +45,33 @@ class FarSource:
         """The folder, after a wait."""
         time.sleep(self.fetch_s)
         return FolderSource(self.folder).bring()
+
+
+class AnswerLog:
+    """Writes down, in the file `path`, the number of each request whose picture has left for a client.
+
+    An answer to another edge is none. A line is with the system at once, so that it survives the edge's death.
+    """
+
+    def __init__(self, app: Any, path: str) -> None:
+        self.app, self.file = app, os.open(path, os.O_APPEND | os.O_CREAT | os.O_WRONLY, 0o600)
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Serve as `app` does."""
+        headers = dict(scope.get("headers", ()))
+        number = headers.get(NUMBER_HEADER.lower().encode(), b"")
+        if not number or scope["path"] != PATH or HOP_HEADER.lower().encode() in headers:
+            return await self.app(scope, receive, send)
+        status = 0
+
+        async def noted(message: Any) -> None:
+            nonlocal status
+            await send(message)
+            status = message.get("status", status)
+            if message["type"] == "http.response.body" and not message.get("more_body") and status == 200:
+                os.write(self.file, number + b"\n")
+
+        await self.app(scope, receive, noted)
 
 
 def serve(site: Site, scheduler: str) -> None:
@@ -80,7 +110,8 @@ def serve(site: Site, scheduler: str) -> None:
     async def choose(rule: str) -> None:
         edge.cluster.dispatcher.rule = rule_of(rule)
 
-    uvicorn.Server(server_config(app, host="127.0.0.1", port=site.port, log_level="critical")).run()
+    noting = AnswerLog(app, site.answer_log)
+    uvicorn.Server(server_config(noting, host="127.0.0.1", port=site.port, log_level="critical")).run()
 
 
 def _decoded(_: AutoencoderKL, latents: torch.Tensor, **__: Any) -> tuple[torch.Tensor]:

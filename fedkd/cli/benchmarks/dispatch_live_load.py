@@ -13,6 +13,7 @@ import httpx
 import numpy as np
 
 PATH = "/v1/images/generations"
+NUMBER_HEADER = "X-Benchmark-Request"
 ZIPF = 1.0
 MIXED_STEPS = (1, 2, 3, 4, 5)
 PATIENCE_S = 240.0  # after which a request counts as lost
@@ -38,6 +39,7 @@ class Fate:
     answers: list[str] = field(default_factory=list)
     delay_s: float = float("nan")
     edge: str = ""
+    sent: int = 0  # pictures that edges sent to this client, by their own count
     broken: int = 0  # connections that broke with the edge that was asked
     busy: int = 0  # times told to come again
 
@@ -97,7 +99,7 @@ async def _one(http: httpx.AsyncClient, urls: Sequence[str], fate: Fate, start: 
     while time.monotonic() < due + PATIENCE_S:
         url = urls[asked.doors[door % len(urls)]]
         try:
-            answer = await http.post(f"{url}{PATH}", json=body)
+            answer = await http.post(f"{url}{PATH}", json=body, headers={NUMBER_HEADER: str(asked.number)})
         except httpx.HTTPError:
             fate.broken += 1
             door += 1
