@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -150,7 +151,7 @@ class Arrivals:
     speed: Array
 
 
-def draw(setting: ClusterSetting, seeds: range | tuple[int, ...] | list[int]) -> Arrivals:
+def draw(setting: ClusterSetting, seeds: Sequence[int]) -> Arrivals:
     """The arrivals of one episode a seed; the same seed and setting give the same arrivals.
 
     Raises PlanningError for no seeds, or a negative one.

@@ -10,6 +10,7 @@ import numpy as np
 
 from fedkd.planning import dispatch_rules as rules
 from fedkd.planning.dispatch_situation import Situation
+from fedkd.planning.dispatch_social import social, social_mean
 from fedkd.planning.plan import Plan
 from fedkd.planning.system import PlanningError
 
@@ -17,8 +18,14 @@ SCHEDULERS: dict[str, rules.Rule] = {
     "local": rules.local,
     "uniform": rules.uniform,
     "capacity-proportional": rules.capacity_proportional,
+    "weighted-round-robin": rules.weighted_round_robin,
+    "least-own-work": rules.least_own_work,
     "jsq": rules.join_shortest_queue,
+    "power-of-two": rules.power_of_two,
+    "sita": rules.by_size,
     "greedy": rules.greedy,
+    "social": social,
+    "social-mean": social_mean,
 }
 EDGE_ALONE = "edge_first"
 
@@ -78,15 +85,17 @@ class DispatchSystem:
     """The edges as known at the edge `here` ('' for somebody who is none of them), and how to choose among them.
 
     `scheduler` is one of `SCHEDULERS`. `turn` counts decisions made before (rules that take turns), `load` is
-    work that arrives over work that can be done, as measured (NaN: not yet), `period_s` how long a report lasts,
-    `peers` how many dispatchers go by the same reports (0: as many as edges), `seed` of rules that draw.
+    work that arrives at all dispatchers over work that can be done, as measured (NaN: not yet), `recent` the work of
+    the dispatcher's recent requests, `period_s` how long a report lasts, `peers` how many dispatchers go by the same
+    reports (0: as many as edges), `seed` of rules that draw.
     """
 
     edges: tuple[EdgeState, ...]
     here: str = ""
-    scheduler: str = "greedy"
+    scheduler: str = "social"
     turn: int = 0
     load: float = math.nan
+    recent: tuple[float, ...] = ()
     period_s: float = 1.0
     peers: int = 0
     seed: int = 0
@@ -145,14 +154,16 @@ def _origin(request: DispatchRequest, system: DispatchSystem, index: dict[str, i
 def _situation(requests: Sequence[DispatchRequest], system: DispatchSystem, origin: int) -> Situation:
     edges = system.edges
     healthy = np.array([edge.healthy for edge in edges])
-    speed = np.array([edge.speed for edge in edges])
+    speed = np.where(healthy | ~healthy.any(), [edge.speed for edge in edges], 0.0)
     work = np.array([request.work for request in requests])
-    miss = np.array(
-        [
-            [edge.miss_s * edge.speed * (bool(r.model) and r.model not in edge.cached) for edge in edges]
-            for r in requests
-        ]
-    )
+    models = {request.model for request in requests}
+    lacking = {m: [edge.miss_s * edge.speed * (bool(m) and m not in edge.cached) for edge in edges] for m in models}
+    miss = np.array([lacking[request.model] for request in requests])
+    recent = np.sort(np.concatenate((np.array(system.recent, float), work)))
+    peers = system.peers or len(edges)
+    others = np.array([(peers - 1) / 2])  # on average half of them are before, and half behind
+    load = 0.0 if math.isnan(system.load) else system.load
+    rate = load * speed.sum() * system.period_s / peers
     return Situation(
         mask=np.ones((1, len(requests)), bool),
         work=work[None],
@@ -160,11 +171,14 @@ def _situation(requests: Sequence[DispatchRequest], system: DispatchSystem, orig
         distance=np.array([[(place != origin) / edge.rate_bps for place, edge in enumerate(edges)]]),
         home=np.array([origin if origin >= 0 else system.turn % len(edges)]),
         queue=np.array([[edge.waiting for edge in edges]]),
-        speed=np.where(healthy | ~healthy.any(), speed, 0.0)[None],
+        speed=speed[None],
         rng=np.random.default_rng([system.seed, system.turn]),
         miss=miss[None] if miss.any() else None,
         turn=system.turn,
-        load=np.array([system.load]),
         period_s=system.period_s,
-        peers=system.peers or len(edges),
+        rate=np.array([rate]),
+        count=np.array([rate / max(float(recent.mean()), 1e-12)]),
+        recent=recent[None],
+        unseen=others,
+        later=others,
     )

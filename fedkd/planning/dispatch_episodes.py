@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedkd.planning.cluster import Arrivals
+from fedkd.planning.dispatch_past import Past
 from fedkd.planning.dispatch_rules import Rule
-from fedkd.planning.dispatch_situation import situation
 from fedkd.planning.learning.edge_cluster import EdgeCluster, Slot
 from fedkd.planning.system import PlanningError
 
@@ -36,36 +36,30 @@ class Outcome:
         return np.array([np.percentile(each, percent) for each in self.delays_s])
 
 
-def decide(slot: Slot, rule: Rule, information: str, rng: np.random.Generator, load: Array | None = None) -> Array:
+def decide(slot: Slot, past: Past, rule: Rule, information: str, rng: np.random.Generator) -> Array:
     """One slot's decisions (S, B, N). In-slot: base stations in turn, each seeing what those before it sent.
 
-    `load` (S, B): each base station's measured load. Raises PlanningError for an `information` that is not known.
+    `past` has seen the slot. Raises PlanningError for an `information` that is not known.
     """
     if information not in INFORMATION:
         raise PlanningError(f"information={information!r} is not known; give {' or '.join(INFORMATION)}")
     edges = slot.mask.shape[1]
     if information == "slot-start":
-        return rule(situation(slot, slot.queue, slice(0, edges), rng, load)).reshape(slot.mask.shape)
+        now = past.situation(slot, slot.queue, slice(0, edges), rng, in_slot=False)
+        return rule(now).reshape(slot.mask.shape)
     edge, backlog = np.zeros(slot.mask.shape, int), slot.queue.copy()
     rows = np.arange(len(backlog))[:, None]
     for b in range(edges):
-        edge[:, b] = rule(situation(slot, backlog, slice(b, b + 1), rng, load))
-        brought = slot.load(edge)[:, b] * slot.mask[:, b]
-        np.add.at(backlog, (rows, edge[:, b]), brought)
+        edge[:, b] = rule(past.situation(slot, backlog, slice(b, b + 1), rng, in_slot=True))
+        np.add.at(backlog, (rows, edge[:, b]), slot.load(edge)[:, b] * slot.mask[:, b])
     return edge
 
 
 def run(arrivals: Arrivals, rule: Rule, information: str = "slot-start", seed: int = 0) -> Outcome:
-    """All slots of all episodes; `seed` is of rules that draw.
-
-    Every base station measures the load by its own arrivals so far, times the number of base stations.
-    """
+    """All slots of all episodes under one rule; `seed` is of rules that draw."""
     world, rng = EdgeCluster(arrivals), np.random.default_rng(seed)
-    setting, capacity = world.setting, float(arrivals.cluster.speed.sum())
-    arrived = np.zeros(arrivals.mask.shape[:1] + arrivals.mask.shape[2:3])
+    past = Past(len(arrivals.seeds), world.setting.edges)
     while not world.over:
-        slot = world.slot
-        arrived += slot.work.sum(axis=2)
-        load = arrived * setting.edges / (capacity * setting.slot_s * (slot.t + 1))
-        world.step(decide(slot, rule, information, rng, load))
+        past.see(world.slot)
+        world.step(decide(world.slot, past, rule, information, rng))
     return Outcome(world.delays_s())

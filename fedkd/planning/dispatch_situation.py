@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
-
-from fedkd.planning.learning.edge_cluster import Slot
 
 Array = np.ndarray
 
@@ -20,9 +19,12 @@ class Situation:
     `mask`, `work`, `transfer_s` (R, N): a task, its work, and its way to an edge and back where `distance` (R, B) is
     1; `home` (R,): where they arrived. `queue` (R, B): work that waits at each edge, as far as is known; `speed`
     (R, B): work a second, 0 for an edge that does not answer; `miss` (R, N, B): work that fetching a missing model
-    costs, None where nothing is missing. `turn`: decisions made before; `load` (R,): work that arrives over work that
-    can be done, as measured so far; `period_s`: until there is a newer report; `peers`: how many dispatchers decide
-    on the same report.
+    costs, None where nothing is missing.
+
+    `turn`: decisions made before. `rate`, `count` (R,): own work and own tasks in a usual period of `period_s`,
+    after which there is a newer report; `recent` (R, K): sizes of own recent tasks, ascending, filled up with inf.
+    Other dispatchers decide on the same report: the tasks of `unseen` (R,) of them stand before one's own, those of
+    `later` (R,) behind.
     """
 
     mask: Array
@@ -33,11 +35,14 @@ class Situation:
     queue: Array
     speed: Array
     rng: np.random.Generator
-    miss: Array | None = None
-    turn: int = 0
-    load: Array = field(default_factory=lambda: np.array(np.nan))
-    period_s: float = 1.0
-    peers: int = 1
+    miss: Array | None
+    turn: int
+    period_s: float
+    rate: Array
+    count: Array
+    recent: Array
+    unseen: Array
+    later: Array
 
     @property
     def up(self) -> Array:
@@ -45,12 +50,12 @@ class Situation:
         up = self.speed > 0
         return up | ~up.any(axis=1, keepdims=True)
 
-    @property
+    @cached_property
     def pace_s(self) -> Array:
         """Seconds a unit of work (R, B), beyond all others for an edge that does not answer."""
         return np.where(self.speed > 0, 1 / np.maximum(self.speed, 1 / NEVER_S), NEVER_S)
 
-    @property
+    @cached_property
     def wait_s(self) -> Array:
         """Delay (R, B) that the reported queues mean for whoever comes next."""
         return np.where(self.speed > 0, self.queue * self.pace_s, NEVER_S)
@@ -60,30 +65,39 @@ class Situation:
         work = self.work[..., None] if self.miss is None else self.work[..., None] + self.miss
         return work * self.pace_s[:, None, :] + self.transfer_s[..., None] * self.distance[:, None, :]
 
+    @property
+    def load(self) -> Array:
+        """Work (R,) that usually arrives everywhere over work that can be done."""
+        peers = 1 + self.unseen + self.later
+        return self.rate * peers / np.maximum(self.speed.sum(axis=1) * self.period_s, 1e-12)
 
-def situation(
-    slot: Slot, backlog: Array, rows: slice, rng: np.random.Generator, load: Array | None = None
-) -> Situation:
-    """Base stations `rows` of a slot's S episodes as R = S x rows dispatchers; `backlog` (S, B) is what they see."""
-    episodes, edges = backlog.shape
-    tasks = [each[:, rows].reshape(-1, slot.mask.shape[2]) for each in (slot.mask, slot.work, slot.transfer_s)]
-    stations = np.arange(edges)[rows]
-    home = np.tile(stations, episodes)
-    miss = None
-    if slot.miss_s:
-        model = slot.model[:, rows].reshape(tasks[0].shape)
-        miss = ~slot.cached.T[model] * (slot.miss_s * slot.capacity) * tasks[0][..., None]
-    measured = np.full(len(home), np.nan) if load is None else load[:, rows].ravel()
-    return Situation(
-        *tasks,
-        (np.arange(edges) != home[:, None]).astype(float),
-        home,
-        np.repeat(backlog, len(stations), axis=0),
-        np.repeat(slot.speed, len(stations), axis=0),
-        rng,
-        miss,
-        slot.t,
-        measured,
-        slot.slot_s,
-        edges,
-    )
+    @cached_property
+    def span_s(self) -> Array:
+        """Seconds (R,) to plan for: until the next report, or what an edge needs for two usual tasks."""
+        task = self.rate / np.maximum(self.count, 1e-12)
+        edges = np.maximum((self.speed > 0).sum(axis=1), 1)
+        return np.maximum(self.period_s, 2 * task * edges / np.maximum(self.speed.sum(axis=1), 1e-12))
+
+    @cached_property
+    def usual(self) -> Array:
+        """Work (R,) that comes to all dispatchers within the span, as a rule."""
+        return self.rate * ((self.unseen + self.later) * self.span_s + self.span_s) / self.period_s
+
+    def rank(self) -> Array:
+        """Each task's place (R, N) in 0..1 by size: the share of all work that smaller ones hold.
+
+        Tasks of one size hold one stretch of it, in which each is drawn a place.
+        """
+        known = np.isfinite(self.recent)
+        size = np.where(known, self.recent, 0.0)
+        top = 1.0 + max(float(size.max()), float(self.work.max()))
+        rows = np.arange(len(size))[:, None]
+        flat = (np.minimum(self.recent, top) + 2 * top * rows).ravel()
+        held = np.concatenate((np.zeros((len(size), 1)), np.cumsum(size, axis=1)), axis=1)
+        held /= np.maximum(held[:, -1:], 1e-12)
+        below, above = (
+            np.clip(np.searchsorted(flat, self.work * factor + 2 * top * rows) - rows * size.shape[1], 0, size.shape[1])
+            for factor in (1 - 1e-9, 1 + 1e-9)
+        )
+        low, high = np.take_along_axis(held, below, 1), np.take_along_axis(held, above, 1)
+        return low + (high - low) * self.rng.random(low.shape)

@@ -64,3 +64,17 @@ def test_a_mistake_is_named(make, named):
 
 def test_nothing_to_plan_gives_no_plans():
     assert plan([], DispatchSystem(EDGES)) == []
+
+
+def test_under_overload_large_requests_go_to_the_full_edge_and_small_ones_to_the_others():
+    edges = (EdgeState("full", 10.0, backlog=100.0), *(EdgeState(f"empty {n}", 10.0, backlog=2.0) for n in range(3)))
+    requests = [DispatchRequest(work) for work in (0.5, 9.0, 0.6, 8.0, 0.4, 0.7) for _ in range(6)]
+    system = DispatchSystem(edges, "full", "social", load=1.4, recent=tuple([0.5, 9.0] * 20), peers=1)
+    found = plan(requests, system)
+    assert {each.edge == "full" for each, r in zip(found, requests, strict=True) if r.work < 1} == {False}
+    assert "full" in {each.edge for each, r in zip(found, requests, strict=True) if r.work > 1}
+
+
+def test_at_a_light_load_a_request_goes_to_an_idle_edge():
+    edges = (EdgeState("busy", 40.0, backlog=400.0), EdgeState("idle", 30.0))
+    assert plan([DispatchRequest(5.0)], DispatchSystem(edges, "busy", "social", load=0.1))[0].edge == "idle"

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 Array = np.ndarray
 
+SEEN = ("queue", "speed", "mask", "work", "data_bits", "transfer_s", "model")  # of a slot, in observations
+
 
 @dataclass(frozen=True)
 class Slot:
@@ -142,18 +144,20 @@ class EdgeCluster:
         return np.concatenate((speed[:, self.t :], last), axis=1)
 
     def _slot(self) -> Slot:
-        found, t = self.arrivals, self.t
-        tasks = (each[:, t] for each in (found.mask, found.work, found.data_bits, found.transfer_s, found.model))
-        cluster, setting = found.cluster, self.setting
+        found, t, setting = self.arrivals, self.t, self.setting
         return Slot(
-            t,
-            *tasks,
-            self.queues[:, t],
-            found.speed[:, t],
-            cluster.speed,
-            cluster.cached,
-            setting.slot_s,
-            setting.miss_s,
+            t=t,
+            mask=found.mask[:, t],
+            work=found.work[:, t],
+            data_bits=found.data_bits[:, t],
+            transfer_s=found.transfer_s[:, t],
+            model=found.model[:, t],
+            queue=self.queues[:, t],
+            speed=found.speed[:, t],
+            capacity=found.cluster.speed,
+            cached=found.cluster.cached,
+            slot_s=setting.slot_s,
+            miss_s=setting.miss_s,
         )
 
 
@@ -210,7 +214,7 @@ def make(setting: ClusterSetting | None = None, episodes: int = 1, seeds: Sequen
 
         def _seen(self) -> dict[str, Array]:
             slot = self.world.slot
-            found = {name: getattr(slot, name).astype(float) for name in self.single_observation_space}
+            found = {name: getattr(slot, name).astype(float) for name in SEEN}
             return found | {"mask": slot.mask.astype(np.int8)}
 
     return EdgeClusterEnv()
