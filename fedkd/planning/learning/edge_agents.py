@@ -28,8 +28,9 @@ class AgentSetting:
     """Table IV, then what it leaves open.
 
     `updates_a_slot`: the paper trains after every task, 25 times a slot in the mean; agents of a slot decide side by
-    side here, and so few updates of all agents stand for them. Rewards count in `reward_unit_s`. `bound`: see `latent_diffusion.denoise`. `squared`
-    and `entropy_as_printed`: see `discrete_sac`. `exploring_episodes`: until DQN's epsilon has fallen to `least_chance`.
+    side here, and so few updates of all agents stand for them. Rewards count in `reward_unit_s`. `bound`: see
+    `latent_diffusion.denoise`. `squared` and `entropy_as_printed`: see `discrete_sac`. `exploring_episodes`: until
+    DQN's epsilon has fallen to `least_chance`.
     """
 
     method: str = "lad-ts"

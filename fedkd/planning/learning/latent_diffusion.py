@@ -1,4 +1,4 @@
-"""The latent action diffusion network of LAD-TS (Eqs. 10-13): the history of action probabilities, denoised into new ones."""
+"""The latent action diffusion of LAD-TS (Eqs. 10-13): past action probabilities, denoised into new ones."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ def denoise(
 ) -> torch.Tensor:
     """x_0 (G, K, A) from x_I = `latent` (G, K, A) and states (G, K, S): I times Eq. 10.
 
-    `noise` (I - 1, G, K, A) is its epsilon for i = 2..I, none for the mean of every step. `bound` keeps the x_0 that Eq. 11 implies at each step
-    within -bound..bound, as the diffusion models do that the paper builds on: Eq. 10 as printed multiplies x
+    `noise` (I - 1, G, K, A) is its epsilon for i = 2..I, none for the mean of every step. `bound` keeps the x_0 that
+    Eq. 11 implies at each step within -bound..bound, as diffusion models do as a rule: Eq. 10 as printed multiplies x
     by 1/sqrt(bar lambda_I) = 12.5, and since x_0 is the next slot's x_I it overflows within an episode. 0 leaves
     Eq. 10 as printed.
     """
@@ -78,7 +78,9 @@ def denoise(
         error = torch.baddbmm(bias3, hidden, third)
         beta, kept, all_kept = chosen.beta[i], chosen.kept[i], chosen.all_kept[i]
         if bound:
-            clean = (x / math.sqrt(all_kept)).sub(error, alpha=math.sqrt(1 / all_kept - 1)).clamp(-bound, bound)
+            clean = (x / math.sqrt(all_kept)).sub(error, alpha=math.sqrt(1 / all_kept - 1))
+            # what is cut off keeps its gradient, or else edges at the bound would never be reconsidered
+            clean = clean + (clean.detach().clamp(-bound, bound) - clean.detach())
             before = chosen.kept_before[i]
             x = (x * (math.sqrt(kept) * (1 - before) / (1 - all_kept))).add(
                 clean, alpha=beta * math.sqrt(before) / (1 - all_kept)

@@ -11,6 +11,7 @@ import numpy as np
 
 from fedkd.planning.cluster import ClusterSetting, draw
 from fedkd.planning.dispatch_episodes import decide
+from fedkd.planning.dispatch_past import Past
 from fedkd.planning.learning.edge_cluster import EdgeCluster
 from fedkd.planning.learning.edge_training import SEED_STRIDE
 from fedkd.planning.learning.social_costs import social_costs_s
@@ -28,12 +29,13 @@ TASKS = (50, 10, 50, 30, 50, 70, 50, 20, 40, 60)  # N of one training episode af
 class SocialSetting:
     """What training goes by.
 
-    `sizes` of tasks are weighed a slot; `entropy` is in units of the mean cost. After each episode there are `updates`
-    steps, each on one of the last `remembered` episodes; the policy is the weights' running mean over `smooth` episodes.
+    `sizes` of tasks are weighed a slot; `entropy` is in units of the mean cost. After each episode there are
+    `updates` steps, each on one of the last `remembered` episodes; the policy is the weights' running mean over
+    `smooth` episodes.
     `vary`: another cluster and load every episode, no two alike.
     """
 
-    rate: float = 1e-2
+    rate: float = 2e-2
     updates: int = 4
     sizes: int = 10
     entropy: float = 0.02
@@ -89,15 +91,14 @@ class SocialTraining:
         world = EdgeCluster(draw(cluster, [number]))
         rng = np.random.default_rng([number, 5])
         policy = SocialPolicy({name: each.detach().numpy().copy() for name, each in self.weights.items()})
-        arrived = np.zeros((1, cluster.edges))
+        past = Past(1, cluster.edges)
         loads, sent = [], []
-        capacity = float(world.arrivals.cluster.speed.sum()) * cluster.slot_s
         while not world.over:
             slot = world.slot
-            arrived += slot.work.sum(axis=2)
-            load = arrived * cluster.edges / (capacity * (slot.t + 1))
-            loads.append(load.mean())
-            sent.append(world.step(decide(slot, policy, "slot-start", rng, load)).sent)
+            past.see(slot)
+            seen = past.situation(slot, slot.queue, slice(0, cluster.edges), rng, in_slot=False)
+            loads.append(float(seen.load.mean()))
+            sent.append(world.step(decide(slot, past, policy, "slot-start", rng)).sent)
         self.delays_s.append(float(world.delays_s()[0].mean()))
         self._remember(world, np.array(loads), np.concatenate(sent)[None])
         for _ in range(self.setting.updates):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ def layers(sizes: tuple[int, ...], networks: int, generator: torch.Generator) ->
     import torch
 
     found = []
-    for inside, outside in zip(sizes[:-1], sizes[1:], strict=True):
+    for inside, outside in pairwise(sizes):
         bound = 1 / math.sqrt(inside)
         for rows in (inside, 1):
             drawn = torch.rand(networks, rows, outside, generator=generator)
