@@ -7,14 +7,14 @@ from typing import Annotated
 
 import typer
 
-NAMES = ("federated", "distillation", "step-cost", "registry", "serving", "soak", "planning", "papers")
+NAMES = ("federated", "distillation", "step-cost", "registry", "serving", "soak", "planning", "dispatch", "papers")
 
 
 def bench(
     name: Annotated[
         str,
         typer.Argument(
-            help="Which benchmark: federated, distillation, step-cost, registry, serving, soak, planning or papers."
+            help="federated, distillation, step-cost, registry, serving, soak, planning, dispatch or papers."
         ),
     ],
     overrides: Annotated[
@@ -27,6 +27,7 @@ def bench(
     size: Annotated[
         str, typer.Option(help="step-cost: tiny, or sd15 for Stable Diffusion 1.5's UNet (wants a GPU).")
     ] = "tiny",
+    sweep: Annotated[bool, typer.Option("--sweep", help="dispatch: also by tasks, capacity, steps and edges.")] = False,
     out: Annotated[Path, typer.Option(help="Folder for NAME.json, NAME.md and NAME.png.")] = Path("runs/bench"),
 ) -> None:
     """Run a benchmark: a table, and JSON, Markdown and a plot in runs/bench. Exit code 1 when a bound fails.
@@ -35,6 +36,7 @@ def bench(
     Example: fedkd bench step-cost --size sd15 run.device=cuda run.dtype=bfloat16
     Example: fedkd bench registry kills=1000
     Example: fedkd bench serving model=sd15 device=cuda dtype=float16
+    Example: fedkd bench dispatch --sweep
     Example: fedkd bench soak minutes=30 junk=10000
     """
     from fedkd.cli.console import console, fail, guard
@@ -48,6 +50,8 @@ def bench(
             fail(f"--size {size} is not known; give tiny or sd15")
         if size != "tiny" and name != "step-cost":
             fail(f"--size {size} is for `fedkd bench step-cost`; leave it out")
+        if sweep and name != "dispatch":
+            fail("--sweep is for `fedkd bench dispatch`; leave it out")
         import importlib
 
         from rich.table import Table
@@ -57,7 +61,7 @@ def bench(
 
         module = importlib.import_module(f"fedkd.cli.benchmarks.{name.replace('-', '_')}")
         request = Request(
-            name, quick, out, list(overrides or []), jobs, size, lambda text: console.print(text, markup=False)
+            name, quick, out, list(overrides or []), jobs, size, sweep, lambda text: console.print(text, markup=False)
         )
         result = module.run(request)
         for figures in result.tables:

@@ -13,7 +13,10 @@ def silent(text: str) -> None:
 
 @dataclass(frozen=True)
 class Request:
-    """`quick`: one seed and few steps; `jobs`: processes side by side; `say`: where lines of progress go."""
+    """`quick`: one seed and few steps; `jobs`: processes side by side; `say`: where lines of progress go.
+
+    `sweep`: what is swept over, too.
+    """
 
     name: str
     quick: bool = False
@@ -21,6 +24,7 @@ class Request:
     overrides: list[str] = field(default_factory=list)
     jobs: int = 1
     size: str = "tiny"
+    sweep: bool = False
     say: Callable[[str], None] = silent
 
     @property
@@ -30,5 +34,6 @@ class Request:
             *(["--quick"] if self.quick else []),
             *([f"--jobs {self.jobs}"] if self.jobs != 1 else []),
             *([f"--size {self.size}"] if self.size != "tiny" else []),
+            *(["--sweep"] if self.sweep else []),
         ]
         return " ".join([f"fedkd bench {self.name}", *options, *self.overrides])

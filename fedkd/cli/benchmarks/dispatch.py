@@ -1,0 +1,18 @@
+"""`fedkd bench dispatch`: which edge serves, by every rule, on arrivals that nothing was tuned on."""
+
+from __future__ import annotations
+
+from fedkd.cli.benchmarks.collected import collect
+from fedkd.cli.benchmarks.request import Request
+from fedkd.cli.benchmarks.result import Result
+
+# A part is a module dispatch_PART.py beside this one.
+PARTS = ("rules", "robustness", "speed")
+SWEEPS = ("sweeps",)  # minutes of their own: only when asked for
+
+
+def run(request: Request) -> Result:
+    """All parts, with `--sweep` the sweeps too; `only=rules` as override takes one of them."""
+    asked = {override.partition("=")[2] for override in request.overrides}
+    with_sweeps = request.sweep or asked & set(SWEEPS)
+    return collect(request, "dispatch", (*PARTS, *SWEEPS) if with_sweeps else PARTS)
