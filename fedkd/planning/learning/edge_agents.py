@@ -46,9 +46,9 @@ class AgentSetting:
     target_entropy: float = -1.0
     pool: int = 1000
     warm_up: int = 300
-    updates_a_slot: int = 4
+    updates_a_slot: int = 2
     bound: float = 1.0
-    reward_unit_s: float = 1.0
+    reward_unit_s: float = 10.0
     squared: bool = True
     entropy_as_printed: bool = False
     exploring_episodes: int = 50

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -22,14 +22,18 @@ Say = Callable[[str], None]
 SEED_STRIDE = 10_000  # training seed s has the arrivals s * stride + episode
 
 
-def states(slot: Slot, setting: ClusterSetting) -> torch.Tensor:
-    """Eq. 6 (S, B, N, 2 + B) in numbers about 0..1: data and work by their most, queues by 10 s of a mean edge."""
-    import torch
-
+def scales(setting: ClusterSetting) -> Array:
+    """What Eq. 6's numbers (2 + B,) are divided by: the most data and work, and 10 s of a mean edge's work."""
     most_work = setting.density[1] * setting.steps[1]
     usual = 10 * setting.slot_s * sum(setting.capacity) / 2
-    scale = np.array([setting.data_bits[1] / 1e6, most_work, *[usual] * setting.edges])
-    return torch.as_tensor(slot.features() / scale, dtype=torch.float32)
+    return np.array([setting.data_bits[1] / 1e6, most_work, *[usual] * setting.edges])
+
+
+def states(slot: Slot, setting: ClusterSetting) -> torch.Tensor:
+    """Eq. 6 (S, B, N, 2 + B) in numbers about 0..1."""
+    import torch
+
+    return torch.as_tensor(slot.features() / scales(setting), dtype=torch.float32)
 
 
 @dataclass
@@ -107,16 +111,16 @@ class Training:
         """(S, B, ...) as (S·B, ...)."""
         return each.reshape(self.groups, *each.shape[2:])
 
-    def evaluate(self, seeds: range = HELD_OUT_SEEDS) -> list[float]:
+    def evaluate(self, seeds: Sequence[int] = HELD_OUT_SEEDS) -> list[float]:
         """Mean delay (s) of each training seed's policy on the same held-out arrivals; noted on the curve."""
         return [float(np.mean([each.mean() for each in row])) for row in self.delays_s(seeds)]
 
-    def delays_s(self, seeds: range = HELD_OUT_SEEDS) -> list[list[Array]]:
+    def delays_s(self, seeds: Sequence[int] = HELD_OUT_SEEDS) -> list[list[Array]]:
         """Delays of all tasks, [training seed][held-out episode]; histories go on from training's, apart."""
         import torch
 
         trained, episodes, edges = len(self.seeds), len(seeds), self.cluster.edges
-        arrivals = draw(self.cluster, seeds)
+        arrivals = draw(self.cluster, tuple(seeds))
         worlds = [EdgeCluster(arrivals) for _ in self.seeds]
         width = self.cluster.most_tasks
         history = self.history.repeat(1, episodes, 1)  # (G, E·N, A)

@@ -70,7 +70,7 @@ def denoise(
     first, bias, second, bias2, third, bias3 = weights
     # what does not depend on x is computed once
     fixed = torch.baddbmm(bias, state, first[:, actions + CODE :])
-    step_part = codes(steps) @ first[:, actions : actions + CODE]
+    step_part = codes(steps).to(first) @ first[:, actions : actions + CODE]
     x = latent
     for i in range(steps - 1, -1, -1):
         hidden = torch.baddbmm(fixed + step_part[:, i : i + 1], x, first[:, :actions]).relu_()

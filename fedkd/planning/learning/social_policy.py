@@ -67,19 +67,21 @@ def features(queue: Array, speed: Array, work: Array, load: Array, period_s: flo
     do not matter.
     """
     up = speed > 0
-    pace = np.where(up, speed, 1.0)
-    count = np.maximum(up.sum(1), 1)
-    usual = np.where(up, speed, 0.0).sum(1) / count  # R
+    up = up | ~up.any(1, keepdims=True)
+    pace = np.where(speed > 0, speed, 1.0)
+    share = np.where(up, pace, 0.0)
+    usual = share.sum(1) / up.sum(1)
+    share = share / share.sum(1, keepdims=True)
     wait = np.where(up, queue / pace, 0.0) / period_s
-    mean = np.where(up, queue, 0.0).sum(1) / (usual * count) / period_s  # weighted by speed
-    shorter = ((wait[:, None, :] < wait[:, :, None] - 1e-9) * np.where(up, speed, 0.0)[:, None, :]).sum(2)
+    mean = (share * wait).sum(1)
+    shorter = ((wait[:, None, :] < wait[:, :, None] - 1e-9) * share[:, None, :]).sum(2)
     edge = [
         np.log1p(wait),
         np.log(pace / usual[:, None]),
         np.tanh(wait - mean[:, None]),
         np.tanh((wait - mean[:, None]) / 8),
         np.exp(-wait),
-        shorter / (usual * count)[:, None],
+        shorter,
     ]
     everywhere = [
         np.log1p(mean),
@@ -185,3 +187,12 @@ def load(path: Path) -> SocialPolicy:
     if not all(np.isfinite(each).all() for each in found.values()):
         raise PlanningError(f"{weights} holds numbers that are not finite; train the policy again")
     return SocialPolicy(found)
+
+
+def offer(path: Path) -> str:
+    """Put the policy at PATH among the schedulers of `fedkd.planning.dispatch`, and say its name there."""
+    from fedkd.planning.dispatch import SCHEDULERS
+
+    name = f"learned:{path.with_suffix('').name}"
+    SCHEDULERS[name] = load(path)
+    return name
