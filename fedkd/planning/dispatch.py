@@ -118,16 +118,8 @@ def plan(requests: Sequence[DispatchRequest], system: DispatchSystem) -> list[Pl
     Requests are placed in the order given, each counted as waiting for those after it. Raises PlanningError for an
     origin that is no edge.
     """
-    if not requests:
-        return []
-    names = [edge.name for edge in system.edges]
-    index = {name: place for place, name in enumerate(names)}
-    origins = [_origin(request, system, index) for request in requests]
-    chosen = np.zeros(len(requests), int)
-    for origin in dict.fromkeys(origins):  # one dispatcher's requests are one decision
-        mine = [n for n, each in enumerate(origins) if each == origin]
-        now = _situation([requests[n] for n in mine], system, origin)
-        chosen[mine] = SCHEDULERS[system.scheduler](now)[0]
+    origins = _origins(requests, system)
+    chosen = _chosen(requests, system, origins)
     waiting = {edge.name: edge.waiting for edge in system.edges}
     plans = []
     for request, place, origin in zip(requests, chosen, origins, strict=True):
@@ -143,6 +135,27 @@ def plan(requests: Sequence[DispatchRequest], system: DispatchSystem) -> list[Pl
     return plans
 
 
+def decide(requests: Sequence[DispatchRequest], system: DispatchSystem) -> list[str]:
+    """The edge's name for every request, without what a plan says besides."""
+    return [system.edges[place].name for place in _chosen(requests, system, _origins(requests, system))]
+
+
+def _chosen(requests: Sequence[DispatchRequest], system: DispatchSystem, origins: list[int]) -> list[int]:
+    """The place of every request's edge; the requests of one origin are one decision."""
+    chosen = np.zeros(len(requests), int)
+    for origin in dict.fromkeys(origins):
+        mine = [n for n, each in enumerate(origins) if each == origin]
+        now = _situation([requests[n] for n in mine], system, origin)
+        chosen[mine] = SCHEDULERS[system.scheduler](now)[0]
+    return chosen.tolist()
+
+
+def _origins(requests: Sequence[DispatchRequest], system: DispatchSystem) -> list[int]:
+    """The place of the edge where each request arrived."""
+    index = {edge.name: place for place, edge in enumerate(system.edges)}
+    return [_origin(request, system, index) for request in requests]
+
+
 def _origin(request: DispatchRequest, system: DispatchSystem, index: dict[str, int]) -> int:
     """The place of a request's edge, -1 for none."""
     name = request.origin or system.here
@@ -156,9 +169,12 @@ def _situation(requests: Sequence[DispatchRequest], system: DispatchSystem, orig
     healthy = np.array([edge.healthy for edge in edges])
     speed = np.where(healthy | ~healthy.any(), [edge.speed for edge in edges], 0.0)
     work = np.array([request.work for request in requests])
-    models = {request.model for request in requests}
-    lacking = {m: [edge.miss_s * edge.speed * (bool(m) and m not in edge.cached) for edge in edges] for m in models}
-    miss = np.array([lacking[request.model] for request in requests])
+    models = list(dict.fromkeys(request.model for request in requests))
+    lacking = np.array(
+        [[edge.miss_s * edge.speed * (bool(model) and model not in edge.cached) for edge in edges] for model in models]
+    )
+    place = {model: row for row, model in enumerate(models)}
+    miss = lacking[None, [place[request.model] for request in requests]] if lacking.any() else None
     recent = np.sort(np.concatenate((np.array(system.recent, float), work)))
     peers = system.peers or len(edges)
     others = np.array([(peers - 1) / 2])  # on average half of them are before, and half behind
@@ -173,7 +189,7 @@ def _situation(requests: Sequence[DispatchRequest], system: DispatchSystem, orig
         queue=np.array([[edge.waiting for edge in edges]]),
         speed=speed[None],
         rng=np.random.default_rng([system.seed, system.turn]),
-        miss=miss[None] if miss.any() else None,
+        miss=miss,
         turn=system.turn,
         period_s=system.period_s,
         rate=np.array([rate]),

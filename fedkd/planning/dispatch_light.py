@@ -52,26 +52,26 @@ def speeds_by_size(now: Situation) -> Array:
     """
     rows = np.arange(len(now.mask))[:, None]
     order = np.argsort(now.speed, axis=1, kind="stable")
-    speed, queue, pace_s = (np.take_along_axis(each, order, axis=1) for each in (now.speed, now.queue, now.pace_s))
+    speed, queue, pace_s = (each[rows, order] for each in (now.speed, now.queue, now.pace_s))
     peers = 1 + now.unseen + now.later
     coming = np.maximum(now.work.sum(axis=1) + now.rate * (peers - 1), 1e-12)[:, None]
     toll = 1 + BEHIND_UNSEEN * (now.count * peers / 2)[:, None] / speed.shape[1]
     tolled = toll * _knots(now.recent)
     most_s = 2 * (queue.sum(axis=1, keepdims=True) + coming) / np.maximum(speed.sum(axis=1, keepdims=True), 1e-12)
     wait_s = most_s * np.linspace(0, 1, GUESSES) ** 2  # (R, guesses)
-    slower = np.where(speed[:, :-1] > 0, pace_s[:, :-1] - pace_s[:, 1:], 0.0)
-    columns = np.stack((2 * speed, 2 * queue, np.pad(slower, ((0, 0), (0, 1)))), axis=0).T[..., None]  # (B, R, 3, 1)
+    slower = np.zeros_like(speed)
+    slower[:, :-1] = np.where(speed[:, :-1] > 0, pace_s[:, :-1] - pace_s[:, 1:], 0.0)
+    columns = zip(2 * speed.T[..., None], 2 * queue.T[..., None], slower.T[..., None], strict=True)
     work = np.zeros((speed.shape[1], *wait_s.shape))
     placed, knot = np.zeros_like(wait_s), KNOTS / coming
-    for e, column in enumerate(columns):
-        work[e] = np.maximum(column[:, 0] * wait_s - column[:, 1], 0.0)
+    for e, (pace, before, slower_s) in enumerate(columns):
+        work[e] = np.maximum(pace * wait_s - before, 0.0)
         placed += work[e]
-        at = np.minimum((placed * knot).astype(int), KNOTS - 1)
-        wait_s = wait_s + column[:, 2] * tolled[rows, at]
+        wait_s = wait_s + slower_s * tolled[rows, np.minimum(placed * knot, KNOTS - 1).astype(np.intp)]
     best = np.abs(placed - coming).argmin(axis=1)
     share = work[:, rows[:, 0], best].T + 1e-9 * speed
     rooms = np.zeros_like(share)
-    np.put_along_axis(rooms, order, share, axis=1)
+    rooms[rows, order] = share
     return shared_out(now, now.mask, rooms, order[:, ::-1])
 
 
@@ -83,4 +83,4 @@ def _knots(recent: Array) -> Array:
     rows = np.arange(len(size))[:, None]
     wanted = (np.arange(KNOTS) + 0.5) / KNOTS
     at = np.searchsorted((held + 2 * rows).ravel(), (wanted + 2 * rows).ravel()).reshape(len(size), -1)
-    return np.take_along_axis(size, np.clip(at - rows * size.shape[1], 0, size.shape[1] - 1), axis=1)
+    return size[rows, np.minimum(np.maximum(at - rows * size.shape[1], 0), size.shape[1] - 1)]

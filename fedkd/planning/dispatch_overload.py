@@ -37,22 +37,21 @@ def _rooms(now: Situation, ceiling: Ceiling) -> tuple[Array, Array, Array]:
     most_s = np.maximum(ceiling(mean_s), RELIEF * mean_s)[:, None]
     backlog_s = np.where(speed > 0, now.wait_s, -1.0)
     order = np.lexsort((speed, -np.round(backlog_s / SAME_S)), axis=1)
-    below, above = (
-        np.take_along_axis(np.maximum(room, 0.0), order, axis=1)
-        for room in (speed * span * (1 + HEADROOM) - queue, most_s * speed - queue)
-    )
+    rows = np.arange(len(order))[:, None]
+    below = np.maximum(speed * span * (1 + HEADROOM) - queue, 0.0)[rows, order]
+    above = np.maximum(most_s * speed - queue, 0.0)[rows, order]
     left = coming[:, None] + np.cumsum(below, axis=1) - below.sum(axis=1, keepdims=True)  # with edges 0..j full
     full = np.cumsum(above, axis=1)
     rest = np.concatenate(((coming - below.sum(axis=1))[:, None], left), axis=1)
     enough = np.concatenate((np.zeros_like(coming)[:, None], full), axis=1) >= rest
     enough[:, -1] = True
     edges_full = enough.argmax(axis=1)[:, None]
-    excess = np.take_along_axis(rest, edges_full, axis=1)
+    excess = rest[rows, edges_full]
     at_top = np.arange(speed.shape[1]) < edges_full
     few_sorted = np.clip(excess - (full - above), 0.0, above) * at_top
     few, many = np.zeros_like(speed), np.zeros_like(speed)
-    np.put_along_axis(few, order, few_sorted, axis=1)
-    np.put_along_axis(many, order, below * ~at_top, axis=1)
+    few[rows, order] = few_sorted
+    many[rows, order] = below * ~at_top
     share = np.where(excess[:, 0] > 0, many.sum(axis=1) / np.maximum(coming, 1e-12), 1.0)
     return few, many, share
 

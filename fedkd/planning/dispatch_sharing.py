@@ -17,17 +17,18 @@ def shared_out(now: Situation, chosen: Array, rooms: Array, line: Array) -> Arra
     never off by more than a task. A task whose edge lacks its model goes to one that holds it, if there is room.
     """
     order = np.argsort(-np.where(now.mask, now.work, -1.0), axis=1, kind="stable")
-    work = np.take_along_axis(now.work * (now.mask & chosen), order, 1)
+    rows = np.arange(len(order))[:, None]
+    work = (now.work * (now.mask & chosen))[rows, order]
     ends = np.cumsum(work, axis=1)
     at = (ends - work * now.rng.random((len(work), 1))) / np.maximum(ends[:, -1:], 1e-12)
-    bounds = np.cumsum(np.take_along_axis(rooms, line, 1), axis=1)
+    bounds = np.cumsum(rooms[rows, line], axis=1)
     bounds /= np.maximum(bounds[:, -1:], 1e-12)
     stretch = (at[..., None] > bounds[:, None, :-1]).sum(axis=2)
-    found = np.take_along_axis(line, stretch, 1)
+    found = line[rows, stretch]
     if now.miss is not None:
         found = _where_held(now, order, found, rooms)
     edge = np.zeros_like(found)
-    np.put_along_axis(edge, order, found, axis=1)
+    edge[rows, order] = found
     return edge
 
 

@@ -99,5 +99,5 @@ class Situation:
             np.clip(np.searchsorted(flat, self.work * factor + 2 * top * rows) - rows * size.shape[1], 0, size.shape[1])
             for factor in (1 - 1e-9, 1 + 1e-9)
         )
-        low, high = np.take_along_axis(held, below, 1), np.take_along_axis(held, above, 1)
+        low, high = held[rows, below], held[rows, above]
         return low + (high - low) * self.rng.random(low.shape)

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from fedkd.planning.dispatch import SCHEDULERS, DispatchRequest, DispatchSystem, EdgeState, plan
+from fedkd.planning.dispatch import SCHEDULERS, DispatchRequest, DispatchSystem, EdgeState, decide, plan
 from fedkd.planning.system import PlanningError
 
 EDGES = (EdgeState("slow", 10.0), EdgeState("fast", 40.0, backlog=20.0), EdgeState("down", 90.0, healthy=False))
@@ -64,6 +64,12 @@ def test_a_mistake_is_named(make, named):
 
 def test_nothing_to_plan_gives_no_plans():
     assert plan([], DispatchSystem(EDGES)) == []
+
+
+def test_a_decision_is_the_plans_edges():
+    requests = [DispatchRequest(3.0 * n, origin=("slow", "fast")[n % 2]) for n in range(1, 9)]
+    system = DispatchSystem(EDGES, "slow", "power-of-two", seed=3)
+    assert decide(requests, system) == [each.edge for each in plan(requests, system)]
 
 
 def test_under_overload_large_requests_go_to_the_full_edge_and_small_ones_to_the_others():

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 ORACLE = "greedy oracle (in-slot)"
 SLOT_START, IN_SLOT = "slot-start", "in-slot"
 SOCIAL, SOCIAL_MEAN = "social", "social-mean"
+SEEING = ("jsq", "power-of-two", "greedy", SOCIAL, SOCIAL_MEAN)  # rules to which in-slot information says more
 QUICK_EPISODES = 4
 
 
