@@ -29,6 +29,15 @@ def test_json_has_every_figure() -> None:
     assert facts["schedulers"]["greedy oracle (in-slot)"]["beside_oracle"] == 1
 
 
+def test_a_trained_policy_stands_beside_the_schedulers(tmp_path: Path) -> None:
+    policy = str(tmp_path / "mine")
+    small = ["edges=4", "slots=6", "tasks=8"]
+    trained = CliRunner().invoke(app, ["plan", "dispatch-train", *small, "--episodes", "2", "--same", "--out", policy])
+    assert trained.exit_code == 0, trained.output
+    found = CliRunner().invoke(app, [*SMALL, "edges=5", "--schedulers", "social", "--policy", policy, "--json"])
+    assert json.loads(found.output)["schedulers"]["learned:mine"]["mean_s"] > 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
@@ -37,6 +46,7 @@ def test_json_has_every_figure() -> None:
         (["tasks=many"], "tasks=50"),
         (["--schedulers", "sosial"], "social"),
         (["--information", "all"], "slot-start"),
+        (["--policy", "nowhere"], "nowhere"),
     ],
 )
 def test_a_mistake_is_one_line(arguments: list[str], named: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -152,17 +151,3 @@ class SocialTraining:
         hidden = (inputs @ w["w1"] + w["b1"]).relu()
         hidden = (hidden @ w["w2"] + w["b2"]).relu()
         return ((hidden @ w["w3"])[..., 0] + rule_logits(w["rule"], *known, torch.exp)).log_softmax(-1)
-
-
-def train(
-    episodes: int,
-    setting: SocialSetting | None = None,
-    cluster: ClusterSetting | None = None,
-    say: Callable[[str], None] = lambda text: None,
-) -> SocialTraining:
-    """Train for `episodes` episodes; the same setting gives the same policy on the same machine."""
-    training = SocialTraining(setting or SocialSetting(), cluster or ClusterSetting())
-    for until in range(10, episodes + 10, 10):
-        training.run(min(until, episodes))
-        say(f"episode {training.episode} of {episodes}: mean delay {np.mean(training.delays_s[-10:]):.2f} s")
-    return training
