@@ -75,7 +75,7 @@ def notes(request: Request) -> list[str]:
     return [
         f"learned: {setting.updates_a_slot} updates a slot of all agents, where the paper has one after each task; "
         "policies are measured as they are trained, drawn from their own chances (DQN: its best edge)",
-        "learned: the paper's Eq. 16 as printed raises alpha with the entropy: alpha follows SAC's sign here; Eq. 10 as "
+        "learned: the paper's Eq. 16 as printed raises alpha with the entropy: alpha has SAC's sign here; Eq. 10 as "
         f"printed overflows within an episode: x_0 is kept within {-setting.bound:g}..{setting.bound:g} at each step; "
         f"delays count in {setting.reward_unit_s:g} s; all else that Table IV gives is as there",
         "learned: ours trains on other clusters and loads than the one it is measured on; its rivals on that one",
