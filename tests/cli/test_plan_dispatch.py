@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from fedkd.cli.benchmarks import dispatch, dispatch_rules, dispatch_sweeps
+from fedkd.cli.benchmarks import dispatch, dispatch_learned, dispatch_rules, dispatch_sweeps
 from fedkd.cli.benchmarks.request import Request
 from fedkd.cli.main import app
 from fedkd.planning.machines import PlanningError
@@ -69,3 +69,10 @@ def test_the_benchmark_knows_its_parts() -> None:
 
 def test_the_standard_error_is_that_of_a_mean() -> None:
     assert dispatch_rules.error([1.0, 3.0]) == pytest.approx(1.0)
+
+
+def test_a_curve_has_settled_where_it_stays_near_its_last_point() -> None:
+    curve = {"10": [1.02], "20": [1.5], "40": [1.01], "60": [1.0]}
+    table = dispatch_learned.beside_the_paper({"sac": curve}, list(curve), {"sac": 0.5})
+    assert table.rows["sac"]["settled at"] == [40]
+    assert table.rows["sac"]["paper: converged at"] == [200]

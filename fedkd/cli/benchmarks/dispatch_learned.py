@@ -49,7 +49,7 @@ def tables_and_shows(request: Request) -> tuple[list[Table], list[Shown]]:
     names = [str(each) for each in points]
     title = "Mean delay over the greedy oracle's by training episodes, held-out arrivals"
     tables = [Table(title, names, curves, plain=True, digits=3, chart="lines", across="training episodes")]
-    tables += [_beside_the_paper(curves, names, trained_s), unseen]
+    tables += [beside_the_paper(curves, names, trained_s), unseen]
     speed, faster = _speed(request, last[LAD])
     worst = max(
         (_mean(curves[OURS][name]) / _mean(curves[LAD][name]) for name in names if int(name) >= FROM), default=math.nan
@@ -152,7 +152,7 @@ def _ours(
     return curve, _mean(seconds), Table(title, list(others), rows, plain=True, digits=3)
 
 
-def _beside_the_paper(curves: Rows, names: list[str], trained_s: dict[str, float]) -> Table:
+def beside_the_paper(curves: Rows, names: list[str], trained_s: dict[str, float]) -> Table:
     columns = ["over oracle", "paper: over Opt-TS", "settled at", "paper: converged at", "s of CPU an episode"]
     rows: Rows = {}
     for method, curve in curves.items():

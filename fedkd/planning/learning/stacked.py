@@ -36,11 +36,6 @@ def forward(weights: Weights, inputs: torch.Tensor) -> torch.Tensor:
     return inputs
 
 
-def only(weights: Weights, network: int) -> Weights:
-    """One of the G networks, as a stack of one."""
-    return [each.detach()[network : network + 1].clone().requires_grad_() for each in weights]
-
-
 def follow(targets: Weights, sources: Weights, rate: float) -> None:
     """Eq. 17: targets move towards sources by `rate`."""
     import torch

@@ -12,7 +12,6 @@ from fedkd.planning.learning.edge_agents import METHODS, Agents, AgentSetting
 from fedkd.planning.learning.edge_memory import Pools
 from fedkd.planning.learning.edge_training import Training
 from fedkd.planning.learning.one_at_a_time import measure
-from fedkd.planning.learning.stacked import only
 from fedkd.planning.system import PlanningError
 
 CLUSTER = ClusterSetting(edges=3, slots=7, tasks=6)
@@ -56,11 +55,6 @@ def test_a_stack_learns_what_each_agent_learns_alone(method):
             for mine, theirs in zip(getattr(each, name), getattr(expected, name), strict=True):
                 torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-6)
         torch.testing.assert_close(each.log_temperature, stack.log_temperature[agent : agent + 1])
-
-
-def test_one_network_of_a_stack_can_be_taken_out():
-    stack = Agents(SMALL, 3, 5, 3)
-    assert [each.shape[0] for each in only(stack.actor, 2)] == [1] * 6
 
 
 def test_a_pool_keeps_the_newest_and_gives_each_agent_its_own():

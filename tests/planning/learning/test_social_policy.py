@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fedkd.planning.cluster import ClusterSetting, draw
-from fedkd.planning.dispatch import DispatchRequest, DispatchSystem, EdgeState, plan
+from fedkd.planning.dispatch import SCHEDULERS, DispatchRequest, DispatchSystem, EdgeState, plan
 from fedkd.planning.dispatch_episodes import run
 from fedkd.planning.learning import social_policy
 from fedkd.planning.learning.social_costs import social_costs_s
@@ -117,6 +117,7 @@ def test_an_exported_policy_comes_back_and_plans_by_its_name(trained, tmp_path):
     name = social_policy.offer(tmp_path / "mine")
     edges = tuple(EdgeState(f"edge {k}", 10.0 + 5 * k, backlog=4.0 * k) for k in range(6))
     plans = plan([DispatchRequest(1.0 + n / 10) for n in range(20)], DispatchSystem(edges, "edge 0", name, load=1.2))
+    SCHEDULERS.pop(name)
     assert {each.edge for each in plans} <= {edge.name for edge in edges}
 
 
