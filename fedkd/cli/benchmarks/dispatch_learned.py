@@ -146,7 +146,7 @@ def _ours(
 
 
 def _train_ours(request: Request, seed: int, points: tuple[int, ...], arrivals: Arrivals) -> dict[str, Any]:
-    """One seed's mean delays by episode and what an episode took; kept, with its policy, in OUT/dispatch-learned/ours."""
+    """One seed's mean delays by episode, and seconds an episode; kept in OUT/dispatch-learned/ours with its policy."""
     from dataclasses import asdict
 
     from fedkd.planning.dispatch_episodes import run

@@ -150,4 +150,4 @@ class SocialTraining:
         w = self.weights
         hidden = (inputs @ w["w1"] + w["b1"]).relu()
         hidden = (hidden @ w["w2"] + w["b2"]).relu()
-        return ((hidden @ w["w3"])[..., 0] + rule_logits(w["rule"], *known, torch.exp)).log_softmax(-1)
+        return ((hidden @ w["w3"])[..., 0] + rule_logits(w["rule"], *known, exp=torch.exp)).log_softmax(-1)
