@@ -7,6 +7,7 @@ import typer
 from fedkd.cli.plan_condition import condition
 from fedkd.cli.plan_denoising import denoising
 from fedkd.cli.plan_dispatch import dispatch
+from fedkd.cli.plan_dispatch_train import dispatch_train
 from fedkd.cli.plan_offload import offload
 from fedkd.cli.plan_profile import profile
 from fedkd.cli.plan_profile_conditions import profile_conditions
@@ -24,5 +25,6 @@ plan.command("offload")(offload)
 plan.command("denoising")(denoising)
 plan.command("condition")(condition)
 plan.command("dispatch")(dispatch)
+plan.command("dispatch-train")(dispatch_train)
 plan.command("profile")(profile)
 plan.command("profile-conditions")(profile_conditions)

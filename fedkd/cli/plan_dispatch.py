@@ -27,6 +27,10 @@ def dispatch(
         ),
     ] = None,
     schedulers: Annotated[str, typer.Option(help="Names with commas, or all.")] = COMPARED,
+    policy: Annotated[
+        list[Path] | None,
+        typer.Option(help="A policy of `fedkd plan dispatch-train`, compared too.", show_default=False),
+    ] = None,
     information: Annotated[str, typer.Option(help="slot-start, or in-slot: also what was sent in this slot.")] = (
         "slot-start"
     ),
@@ -42,6 +46,7 @@ def dispatch(
 
     Example: fedkd plan dispatch tasks=20
     Example: fedkd plan dispatch variant=random arrivals=bursty --schedulers social,jsq --plot tail.png
+    Example: fedkd plan dispatch edges=8 --policy runs/dispatch/policy
     """
     from fedkd.cli.console import guard
 
@@ -51,9 +56,10 @@ def dispatch(
         from fedkd.planning.dispatch import SCHEDULERS
         from fedkd.planning.dispatch_episodes import run
         from fedkd.planning.dispatch_hindsight import lower_bound_s
+        from fedkd.planning.learning.social_policy import offer
 
-        names = _names(schedulers, list(SCHEDULERS))
-        setting = _setting(changes or [])
+        names = [*_names(schedulers, list(SCHEDULERS)), *(offer(path) for path in policy or [])]
+        setting = cluster_setting(changes or [])
         arrivals = draw(setting, range(seed, seed + episodes))
         oracle = run(arrivals, SCHEDULERS["greedy"], "in-slot")
         found = {name: run(arrivals, SCHEDULERS[name], information) for name in names}
@@ -88,7 +94,7 @@ def _names(text: str, known: list[str]) -> list[str]:
     return names
 
 
-def _setting(changes: list[str]) -> ClusterSetting:
+def cluster_setting(changes: list[str]) -> ClusterSetting:
     """LAD-TS's setting with `field=value` changes, a pair as `10,70`."""
     from dataclasses import fields
 

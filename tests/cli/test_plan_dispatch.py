@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from fedkd.cli.benchmarks import dispatch, dispatch_rules, dispatch_sweeps
+from fedkd.cli.benchmarks import dispatch, dispatch_learned, dispatch_rules, dispatch_sweeps
 from fedkd.cli.benchmarks.request import Request
 from fedkd.cli.main import app
 from fedkd.planning.machines import PlanningError
@@ -29,6 +29,15 @@ def test_json_has_every_figure() -> None:
     assert facts["schedulers"]["greedy oracle (in-slot)"]["beside_oracle"] == 1
 
 
+def test_a_trained_policy_stands_beside_the_schedulers(tmp_path: Path) -> None:
+    policy = str(tmp_path / "mine")
+    small = ["edges=4", "slots=6", "tasks=8"]
+    trained = CliRunner().invoke(app, ["plan", "dispatch-train", *small, "--episodes", "2", "--same", "--out", policy])
+    assert trained.exit_code == 0, trained.output
+    found = CliRunner().invoke(app, [*SMALL, "edges=5", "--schedulers", "social", "--policy", policy, "--json"])
+    assert json.loads(found.output)["schedulers"]["learned:mine"]["mean_s"] > 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
@@ -37,6 +46,7 @@ def test_json_has_every_figure() -> None:
         (["tasks=many"], "tasks=50"),
         (["--schedulers", "sosial"], "social"),
         (["--information", "all"], "slot-start"),
+        (["--policy", "nowhere"], "nowhere"),
     ],
 )
 def test_a_mistake_is_one_line(arguments: list[str], named: str) -> None:
@@ -59,3 +69,10 @@ def test_the_benchmark_knows_its_parts() -> None:
 
 def test_the_standard_error_is_that_of_a_mean() -> None:
     assert dispatch_rules.error([1.0, 3.0]) == pytest.approx(1.0)
+
+
+def test_a_curve_has_settled_where_it_stays_near_its_last_point() -> None:
+    curve = {"10": [1.02], "20": [1.5], "40": [1.01], "60": [1.0]}
+    table = dispatch_learned.beside_the_paper({"sac": curve}, list(curve), {"sac": 0.5})
+    assert table.rows["sac"]["settled at"] == [40]
+    assert table.rows["sac"]["paper: converged at"] == [200]
