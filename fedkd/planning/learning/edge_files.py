@@ -46,7 +46,7 @@ def read(folder: Path) -> Training | None:
         with safe_open(path, "pt") as file:
             facts = json.loads((file.metadata() or {})["facts"])
             stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        cluster = {key: tuple(v) if isinstance(v, list) else v for key, v in facts["cluster"].items()}
+        cluster: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in facts["cluster"].items()}
         training = Training(ClusterSetting(**cluster), AgentSetting(**facts["setting"]), tuple(facts["seeds"]))
         for name in FACTS:
             setattr(training, name, facts[name])

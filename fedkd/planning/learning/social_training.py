@@ -148,6 +148,9 @@ class SocialTraining:
         import torch
 
         w = self.weights
+        wait, takes, log_speed, load = known
         hidden = (inputs @ w["w1"] + w["b1"]).relu()
         hidden = (hidden @ w["w2"] + w["b2"]).relu()
-        return ((hidden @ w["w3"])[..., 0] + rule_logits(w["rule"], *known, exp=torch.exp)).log_softmax(-1)
+        return (
+            (hidden @ w["w3"])[..., 0] + rule_logits(w["rule"], wait, takes, log_speed, load, torch.exp)
+        ).log_softmax(-1)
