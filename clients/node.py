@@ -83,9 +83,7 @@ def node_of(context: Context, recipe: Recipe, run: str) -> Node:
         )
     role = str(config.get("role", ""))
     if role not in ROLES:
-        raise NodeError(
-            f'node-config role=\'{role}\' is not allowed; start the node with role="edge" or role="user"'
-        )
+        raise NodeError(f'node-config role=\'{role}\' is not allowed; start the node with role="edge" or role="user"')
     index = int(config.get("index", 0))
     name = str(config.get("name", f"{role}-{index}"))
     default = Path.home() / ".cache" / "fedkd" / "nodes" / name
@@ -131,9 +129,7 @@ def edge_name(index: int, role: str, recipe: Recipe) -> str:
     """The name of the edge that a node belongs to: an edge to itself, users in equal shares."""
     if role == "edge":
         return f"edge-{index}"
-    return (
-        f"edge-{min(index, recipe.federation.users - 1) * recipe.federation.edges // recipe.federation.users}"
-    )
+    return f"edge-{min(index, recipe.federation.users - 1) * recipe.federation.edges // recipe.federation.users}"
 
 
 @dataclass(frozen=True)
@@ -203,9 +199,7 @@ class Request:
                 last[0] = now
                 path.parent.mkdir(parents=True, exist_ok=True)
                 part = path.with_suffix(".part")
-                part.write_text(
-                    json.dumps({"phase": self.task.get("phase", ""), "done": done, "total": total})
-                )
+                part.write_text(json.dumps({"phase": self.task.get("phase", ""), "done": done, "total": total}))
                 os.replace(part, path)
 
         return report

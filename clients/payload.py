@@ -22,9 +22,7 @@ class PayloadError(ValueError):
 def pack(task: Mapping[str, Any], files: Mapping[str, bytes] | None = None) -> RecordDict:
     """A message content from JSON-able facts and named blobs; PayloadError when a number is not finite."""
     files = dict(files or {})
-    listed = {
-        name: {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)} for name, data in files.items()
-    }
+    listed = {name: {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)} for name, data in files.items()}
     try:
         text = json.dumps({"schema": SCHEMA, "task": dict(task), "files": listed}, allow_nan=False)
     except (ValueError, TypeError) as error:
@@ -54,9 +52,7 @@ def unpack(content: RecordDict, *, max_bytes: int) -> tuple[dict[str, Any], dict
     """The task and the blobs of a message, each blob checked against its digest; PayloadError otherwise."""
     size = size_bytes(content)
     if size > max_bytes:
-        raise PayloadError(
-            f"the message has {size} bytes, more than {max_bytes}; raise federation.max_message_mb"
-        )
+        raise PayloadError(f"the message has {size} bytes, more than {max_bytes}; raise federation.max_message_mb")
     try:
         envelope = json.loads(
             str(content["task"]["json"]), parse_constant=_refuse_constant, parse_float=_finite, parse_int=_whole
@@ -69,9 +65,7 @@ def unpack(content: RecordDict, *, max_bytes: int) -> tuple[dict[str, Any], dict
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise PayloadError(f"the message is malformed: {type(error).__name__}: {error}") from error
     if schema != SCHEMA:
-        raise PayloadError(
-            f"the message has schema {schema!r}, this side speaks {SCHEMA}; install the same fedkd"
-        )
+        raise PayloadError(f"the message has schema {schema!r}, this side speaks {SCHEMA}; install the same fedkd")
     if set(arrays) - set(expected):
         raise PayloadError("the message carries files that it does not list")
     files = {}

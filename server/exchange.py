@@ -117,9 +117,7 @@ def need_quorum(phase: str, share: float, asked: int, result: Exchange) -> None:
     """Raise QuorumError that names the missing nodes when fewer than `share` of those asked answered well."""
     needed = max(1, math.ceil(share * asked))
     if len(result.answers) < needed:
-        reasons = (
-            "; ".join(f"{node}: {why}" for node, why in sorted(result.left_out.items())) or "nobody was asked"
-        )
+        reasons = "; ".join(f"{node}: {why}" for node, why in sorted(result.left_out.items())) or "nobody was asked"
         raise QuorumError(
             f"{phase}: {len(result.answers)} of {asked} nodes answered well, federation.quorum={share:g} "
             f"needs {needed} ({reasons}); mend the nodes and resume the run"

@@ -123,9 +123,7 @@ class Federation:
                 result.left_out[key] = f"its description is malformed: {first_line(error)}"
                 continue
             if member.name in self.members:
-                result.left_out[key] = (
-                    f"another node is called '{member.name}' too; give it a name of its own"
-                )
+                result.left_out[key] = f"another node is called '{member.name}' too; give it a name of its own"
                 continue
             self.members[member.name], taken[member.name] = member, member
         result.answers = dict(taken)
@@ -160,9 +158,7 @@ class Federation:
         """Ask every user for D'_n; keep the sets as Parquet files."""
         manifest = self.registry.manifest(self.current)
         users = self.of_role("user")
-        requests = {
-            user.name: (user.id, self.content(number, "synthesise", user, manifest)) for user in users
-        }
+        requests = {user.name: (user.id, self.content(number, "synthesise", user, manifest)) for user in users}
         folder = self.state.round_folder(number) / "sets"
         costs: dict[str, dict[str, int]] = {}
 
@@ -234,9 +230,7 @@ class Federation:
             self.state.event("waiting", nodes=len(ids), expected=expected)
             time.sleep(1.0)
         if not ids:
-            raise QuorumError(
-                f"no node connected within {self.wait_s:g} s; start edges and users, then resume the run"
-            )
+            raise QuorumError(f"no node connected within {self.wait_s:g} s; start edges and users, then resume the run")
         return ids
 
     def content(
@@ -280,9 +274,7 @@ class Federation:
         here = self.registry.blobs.find
         return replace(manifest, derived=tuple(each for each in manifest.derived if here(each.lora) is not None))
 
-    def ask(
-        self, number: int, phase: str, kind: str, requests: dict[str, tuple[int, Any]], check: Check
-    ) -> Exchange:
+    def ask(self, number: int, phase: str, kind: str, requests: dict[str, tuple[int, Any]], check: Check) -> Exchange:
         """One exchange with the recipe's time and size limits."""
         self.state.event("phase_start", round=number, phase=phase, nodes=self.names(requests))
         config = self.recipe.federation
@@ -311,9 +303,7 @@ class Federation:
                 self.state.finish(number, "stopped", {"entry": entry, **facts})
                 raise
         self.state.finish(number, phase, {"entry": entry, **facts})
-        self.state.event(
-            "phase_end", round=number, phase=phase, **{k: v for k, v in entry.items() if k != "name"}
-        )
+        self.state.event("phase_end", round=number, phase=phase, **{k: v for k, v in entry.items() if k != "name"})
 
     def local(self, number: int, phase: str, work: Callable[[], dict[str, Any]]) -> None:
         """A phase of the server's own: measured and made durable."""

@@ -83,9 +83,7 @@ class Simulation:
         """Flower's own word on the run, e.g. `finished:completed`; `flwr run` itself exits 0 in any case."""
         command = [*FLWR, "list", "--format", "json"]
         with contextlib.suppress(ValueError, KeyError, IndexError, subprocess.TimeoutExpired):
-            done = subprocess.run(
-                command, env=self.env, cwd=self.home, capture_output=True, text=True, timeout=60
-            )
+            done = subprocess.run(command, env=self.env, cwd=self.home, capture_output=True, text=True, timeout=60)
             return str(json.loads(done.stdout[done.stdout.index("{") :])["runs"][0]["status"])
         return "unknown"
 
@@ -201,9 +199,5 @@ def last_error(run: Path, log: Path) -> tuple[str, bool]:
     if path.is_file():
         facts = json.loads(path.read_text(encoding="utf-8"))
         return str(facts["error"]), bool(facts["defect"])
-    lines = [
-        line.strip()
-        for line in log.read_text(encoding="utf-8", errors="replace").splitlines()
-        if line.strip()
-    ]
+    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
     return (lines[-1][:300] if lines else "Flower did not start"), True

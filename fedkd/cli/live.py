@@ -42,9 +42,7 @@ class RunView:
         self.show("starting Flower")
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self.bars.stop()
 
     def show(self, title: str) -> None:

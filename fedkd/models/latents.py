@@ -11,8 +11,7 @@ from PIL import Image
 def to_pixels(images: list[Image.Image], resolution: int) -> torch.Tensor:
     """Pictures as (B, 3, resolution, resolution) float32 in [-1, 1]."""
     arrays = [
-        np.asarray(image.convert("RGB").resize((resolution, resolution), Image.Resampling.BICUBIC))
-        for image in images
+        np.asarray(image.convert("RGB").resize((resolution, resolution), Image.Resampling.BICUBIC)) for image in images
     ]
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
@@ -21,9 +20,7 @@ PIXELS_AT_ONCE = 4 * 1024**2  # in one pass of the VAE: four pictures of 1024²,
 
 
 @torch.no_grad()
-def encode_images(
-    pipe: DiffusionPipeline, images: list[Image.Image], resolution: int
-) -> torch.Tensor:
+def encode_images(pipe: DiffusionPipeline, images: list[Image.Image], resolution: int) -> torch.Tensor:
     """Scaled latents (N, C, h, w), the mode of the VAE's posterior (no sampling, so no seed)."""
     vae, pixels = pipe.vae, to_pixels(images, resolution)
     batch = min(64, max(1, PIXELS_AT_ONCE // resolution**2))

@@ -59,9 +59,7 @@ def resolve_model(path: str) -> str:
         return str(folder.resolve())
     if path.count("/") == 1 and not path.startswith((".", "/", "~")):
         return path
-    raise ModelError(
-        f"model.path={path} does not exist; give 'tiny-sd', a diffusers folder or a hub id 'owner/name'"
-    )
+    raise ModelError(f"model.path={path} does not exist; give 'tiny-sd', a diffusers folder or a hub id 'owner/name'")
 
 
 def load_pipeline(
@@ -160,9 +158,7 @@ def save_pipeline(pipe: DiffusionPipeline, folder: Path, dtype: str = "float16")
     before = {k: next(m.parameters()).dtype for k, m in modules.items()}
     try:
         for module in modules.values():
-            torch.nn.Module.to(
-                module, DTYPES[dtype]
-            )  # diffusers' own .to() warns of components to keep in float32
+            torch.nn.Module.to(module, DTYPES[dtype])  # diffusers' own .to() warns of components to keep in float32
         pipe.save_pretrained(str(part), safe_serialization=True)
         _open_in_float32(part)
     finally:

@@ -41,9 +41,7 @@ def synthesise(pipe: DiffusionPipeline, private: Dataset, recipe: Recipe, seed: 
     asked = random.Random(seed).choices(captions, k=config.samples)
 
     def vary(chosen: list[int], seed: int) -> list[Image.Image]:
-        return redraw(
-            pipe, [images[sources[i]] for i in chosen], [captions[sources[i]] for i in chosen], config, seed
-        )
+        return redraw(pipe, [images[sources[i]] for i in chosen], [captions[sources[i]] for i in chosen], config, seed)
 
     def imagine(chosen: list[int], seed: int) -> list[Image.Image]:
         return draw_personal(pipe, [asked[i] for i in chosen], config, seed)

@@ -20,9 +20,7 @@ from fedkd.training.finetune import finetune
 @contextmanager
 def personalised(pipe: DiffusionPipeline, private: Dataset, recipe: Recipe, seed: int) -> Iterator[None]:
     """Inside the block `pipe` carries an adapter trained on `private` for `synthesis.personal_steps` steps."""
-    adapter, _ = finetune(
-        pipe, private, replace(recipe.finetune, steps=recipe.synthesis.personal_steps), seed=seed
-    )
+    adapter, _ = finetune(pipe, private, replace(recipe.finetune, steps=recipe.synthesis.personal_steps), seed=seed)
     denoiser = denoiser_of(pipe)
     load_adapter(denoiser, adapter, "personal")
     denoiser.set_adapter("personal")
@@ -32,9 +30,7 @@ def personalised(pipe: DiffusionPipeline, private: Dataset, recipe: Recipe, seed
         remove_adapters(denoiser)
 
 
-def draw_personal(
-    pipe: DiffusionPipeline, prompts: list[str], config: SynthesisConfig, seed: int
-) -> list[Image.Image]:
+def draw_personal(pipe: DiffusionPipeline, prompts: list[str], config: SynthesisConfig, seed: int) -> list[Image.Image]:
     """One new picture a prompt from the personalised pipeline."""
     return sample(
         pipe,
