@@ -197,4 +197,5 @@ def _situation(requests: Sequence[DispatchRequest], system: DispatchSystem, orig
         recent=recent[None],
         unseen=others,
         later=others,
+        seen=np.zeros(1),
     )

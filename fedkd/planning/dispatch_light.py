@@ -10,7 +10,8 @@ from fedkd.planning.dispatch_situation import Situation
 Array = np.ndarray
 
 BEHIND = 2.0  # tasks behind that a task pays for, over those that come later at the mean edge
-BEHIND_UNSEEN = 0.3  # the same where others' tasks are not seen: chance blurs what it gains
+BEHIND_UNSEEN = 0.3  # the same where others' tasks are not seen: chance blurs what it gains,
+LOADED, EASE = 0.85, 0.2  # and queues of chance outweigh it, so that it fades up to this measured load
 GUESSES = 24
 KNOTS = 32
 
@@ -55,7 +56,8 @@ def speeds_by_size(now: Situation) -> Array:
     speed, queue, pace_s = (each[rows, order] for each in (now.speed, now.queue, now.pace_s))
     peers = 1 + now.unseen + now.later
     coming = np.maximum(now.work.sum(axis=1) + now.rate * (peers - 1), 1e-12)[:, None]
-    toll = 1 + BEHIND_UNSEEN * (now.count * peers / 2)[:, None] / speed.shape[1]
+    faded = np.clip((LOADED - now.load) / EASE, 0, 1)[:, None]
+    toll = 1 + BEHIND_UNSEEN * faded * (now.count * peers / 2)[:, None] / speed.shape[1]
     tolled = toll * _knots(now.recent)
     most_s = 2 * (queue.sum(axis=1, keepdims=True) + coming) / np.maximum(speed.sum(axis=1, keepdims=True), 1e-12)
     wait_s = most_s * np.linspace(0, 1, GUESSES) ** 2  # (R, guesses)

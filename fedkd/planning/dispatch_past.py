@@ -59,4 +59,5 @@ class Past:
             recent=np.sort(self.sizes.reshape(episodes, edges, -1)[:, rows].reshape(len(home), -1), axis=1),
             unseen=np.zeros(len(home)) if in_slot else home.astype(float),
             later=edges - 1.0 - home,
+            seen=home.astype(float) if in_slot else np.zeros(len(home)),
         )

@@ -24,7 +24,7 @@ class Situation:
     `turn`: decisions made before. `rate`, `count` (R,): own work and own tasks in a usual period of `period_s`,
     after which there is a newer report; `recent` (R, K): sizes of own recent tasks, ascending, filled up with inf.
     Other dispatchers decide on the same report: the tasks of `unseen` (R,) of them stand before one's own, those of
-    `later` (R,) behind.
+    `later` (R,) behind, and those of `seen` (R,) are in `queue` already.
     """
 
     mask: Array
@@ -43,6 +43,7 @@ class Situation:
     recent: Array
     unseen: Array
     later: Array
+    seen: Array
 
     @property
     def up(self) -> Array:
@@ -68,7 +69,7 @@ class Situation:
     @property
     def load(self) -> Array:
         """Work (R,) that usually arrives everywhere over work that can be done."""
-        peers = 1 + self.unseen + self.later
+        peers = 1 + self.unseen + self.later + self.seen
         return self.rate * peers / np.maximum(self.speed.sum(axis=1) * self.period_s, 1e-12)
 
     @cached_property

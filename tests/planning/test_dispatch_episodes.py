@@ -66,3 +66,9 @@ def test_the_lower_bound_of_one_edge_is_its_shortest_tasks_first():
 def test_an_information_that_is_not_known_is_named():
     with pytest.raises(PlanningError, match="information='all'"):
         run(draw(LIGHT, [1]), SCHEDULERS["local"], "all")
+
+
+def test_social_gains_from_seeing_more_also_in_overload() -> None:
+    arrivals = draw(ClusterSetting(slots=31), range(2))
+    less, more = (run(arrivals, SCHEDULERS["social"], each).mean_s.mean() for each in ("slot-start", "in-slot"))
+    assert arrivals.cluster.load > 1.2 and more < 1.02 * less

@@ -30,11 +30,13 @@ class Shown:
 
 def at_least(what: str, value: float, bound: float) -> Shown:
     """A promise that fails when the value is not a number."""
+    value = float(value)  # numpy's own numbers and truths are none to JSON
     return Shown(f"{what}, at least", value, bound, value >= bound)
 
 
 def at_most(what: str, value: float, bound: float) -> Shown:
     """A promise that fails when the value is not a number."""
+    value = float(value)  # numpy's own numbers and truths are none to JSON
     return Shown(f"{what}, at most", value, bound, value <= bound)
 
 
