@@ -12,7 +12,7 @@ from fedkd.serving.errors import EdgeFault
 from fedkd.serving.models import EdgeModels
 from fedkd.serving.sources import Source
 
-GUESS_S = 10.0  # what fetching takes, where none was fetched yet
+GUESS_S = 2.0  # what fetching takes, where none was fetched yet: too short a guess is soon put right, a long one never
 
 
 class OnDemand:
