@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -75,7 +77,8 @@ class AnswerLog:
 
 
 def serve(site: Site, scheduler: str) -> None:
-    """Be this edge until the process is ended."""
+    """Be this edge until the process is ended, or the benchmark's own is."""
+    threading.Thread(target=_end_with_the_benchmark, daemon=True).start()
     torch.set_num_threads(1)
     diffusers.utils.logging.disable_progress_bar()
     logging.getLogger("fedkd.serving").setLevel(logging.ERROR)  # edges that die are what this is about
@@ -112,6 +115,13 @@ def serve(site: Site, scheduler: str) -> None:
 
     noting = AnswerLog(app, site.answer_log)
     uvicorn.Server(server_config(noting, host="127.0.0.1", port=site.port, log_level="critical")).run()
+
+
+def _end_with_the_benchmark() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _decoded(_: AutoencoderKL, latents: torch.Tensor, **__: Any) -> tuple[torch.Tensor]:
