@@ -26,7 +26,7 @@ QUICK_POINTS = (1, 2)
 SEEDS = (0, 1, 2)
 EPISODES = 10  # held-out ones
 NEAR_ORACLE, FASTER, FROM = 1.06, 25.0, 40
-TABLE_IV = 60  # the paper's number of episodes
+TABLE_IV = 60  # episodes after which LAD-TS has converged, by the paper
 PAPER = {"lad-ts": (1.041, 60), "sac": (1.205, 200), "d2sac": (1.138, 150), "dqn": (1.301, 300)}
 KEPT = ("cluster", "setting", "seeds")  # of a training that can be gone on with
 SETTLED = 1.02  # within this of the last point
@@ -56,13 +56,12 @@ def tables_and_shows(request: Request) -> tuple[list[Table], list[Shown]]:
     worst = max(
         (_mean(curves[OURS][name]) / _mean(curves[LAD][name]) for name in names if int(name) >= FROM), default=math.nan
     )
+    reached = str(TABLE_IV) if str(TABLE_IV) in names else names[-1]
     return [*tables, speed], [
-        *(
-            at_most(
-                f"LAD-TS at {each} episodes: mean delay over the greedy oracle's", _mean(curves[LAD][each]), NEAR_ORACLE
-            )
-            for each in dict.fromkeys((str(TABLE_IV), names[-1]))
-            if each in names
+        at_most(
+            f"LAD-TS at {reached} episodes: mean delay over the greedy oracle's",
+            _mean(curves[LAD][reached]),
+            NEAR_ORACLE,
         ),
         at_most(f"ours over LAD-TS, the worst point from {FROM} episodes on", worst, 1.0),
         at_least("training: times faster than one decision at a time, with as many updates", faster, FASTER),
