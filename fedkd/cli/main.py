@@ -10,6 +10,7 @@ from fedkd import __version__
 from fedkd.cli.bench import bench
 from fedkd.cli.checkpoints import checkpoints
 from fedkd.cli.distill import distill
+from fedkd.cli.federate import federate
 from fedkd.cli.generate import generate
 from fedkd.cli.keys import keys
 from fedkd.cli.plan import plan
@@ -33,6 +34,7 @@ HELP = """Federated distillation of Stable Diffusion, and split inference betwee
   fedkd recipes show quickstart      everything a run is made of
   fedkd simulate quickstart run.seed=1 run.name=again
                                      change one thing
+  fedkd federate --help              the same with nodes on other machines
   fedkd distill --help               a few-step student from teachers of your own
   fedkd serve --help                 serve a checkpoint from an edge
   fedkd generate --help              draw a picture with that edge
@@ -75,7 +77,7 @@ app.add_typer(checkpoints, name="checkpoints")
 app.add_typer(registry, name="registry")
 app.add_typer(keys, name="keys")
 app.add_typer(plan, name="plan")
-for verb in (simulate, distill, generate, serve, publish, pull, bench, pretrain):
+for verb in (simulate, federate, distill, generate, serve, publish, pull, bench, pretrain):
     app.command(verb.__name__)(verb)
 
 if __name__ == "__main__":
