@@ -113,9 +113,11 @@ def generate(
             import torch
 
             from fedkd.cli.picture_text import account, how_equal, profile
+            from fedkd.inference.allocator import keep_freed_memory
             from fedkd.planning.system import EUCI_DEVICE, EUCI_EDGE
             from fedkd.serving.device import DeviceCannot, EdgeClient
 
+            keep_freed_memory()
             if threads:
                 torch.set_num_threads(threads)
         client = EdgeClient(

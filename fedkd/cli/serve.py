@@ -120,8 +120,10 @@ def serve(
             with console.status("loading the model"):
                 import torch
 
+                from fedkd.inference.allocator import keep_freed_memory
                 from fedkd.serving.edge import create_app
 
+                keep_freed_memory()
                 if threads:
                     torch.set_num_threads(threads)
                 found = _models(checkpoint or [""], resolved, source, source_token)

@@ -57,7 +57,7 @@ def ssim(sources: Pictures, drawn: Pictures) -> np.ndarray:
     found = structural_similarity_index_measure(
         to_pixels(list(drawn), side), to_pixels(list(sources), side), data_range=(-1.0, 1.0), reduction="none"
     )
-    return np.clip(np.atleast_1d(found.numpy()).astype(float), 0, 1)  # type: ignore[union-attr]
+    return np.clip(np.atleast_1d(found.numpy()).astype(float), 0, 1)
 
 
 def read_share(classifier: str) -> Prompt:

@@ -156,7 +156,7 @@ def adapter_per_row(denoiser: Any, names: list[str | None]) -> Iterator[None]:
 
     # diffusers does not pass `adapter_names` down to PEFT's layers.
     layers = [layer for layer in denoiser.modules() if isinstance(layer, BaseTunerLayer)]
-    hooks = [torch.nn.Module.register_forward_pre_hook(layer, choose, with_kwargs=True) for layer in layers]  # type: ignore[arg-type]
+    hooks = [torch.nn.Module.register_forward_pre_hook(layer, choose, with_kwargs=True) for layer in layers]
     # A checkpointed block would be computed again in the backward pass, when the rows' names are gone.
     checkpointed = [module for module in denoiser.modules() if getattr(module, "gradient_checkpointing", False)]
     for module in checkpointed:

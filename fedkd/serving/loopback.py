@@ -22,8 +22,10 @@ settings = json.loads(sys.stdin.readline())
 import torch
 torch.set_num_threads(settings.pop("threads"))
 import uvicorn
+from fedkd.inference.allocator import keep_freed_memory
 from fedkd.serving.connections import server_config
 from fedkd.serving.edge import create_app
+keep_freed_memory()
 place = {name: settings.pop(name) for name in ("host", "port", "header_timeout_s")}
 try:
     app = create_app(settings.pop("checkpoint"), **settings)

@@ -67,7 +67,7 @@ def tiny_pipeline(recipe: Recipe) -> StableDiffusionPipeline:
         )
     )
     # At CLIP's own 0.02 the colours are learned and the digit is not.
-    torch.nn.init.normal_(text_encoder.get_input_embeddings().weight, std=size.embedding_std)  # type: ignore[arg-type]
+    torch.nn.init.normal_(text_encoder.get_input_embeddings().weight, std=size.embedding_std)
     levels = len(size.vae_channels)
     vae = AutoencoderKL(
         block_out_channels=tuple(size.vae_channels),

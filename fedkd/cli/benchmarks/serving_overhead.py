@@ -71,9 +71,11 @@ def measure(
     """
     import torch
 
+    from fedkd.inference.allocator import keep_freed_memory
     from fedkd.models.pipeline import load_pipeline
     from fedkd.serving.device import EdgeClient
 
+    keep_freed_memory()  # as `fedkd serve` and `fedkd generate` do; the unsplit pipeline gains by it as well
     torch.set_num_threads(options.threads)
     pipe: Any = load_pipeline(folder, device=options.device, dtype=options.dtype, scheduler="DDIMScheduler")
     found = Overhead()
