@@ -220,14 +220,14 @@ def connect(env: Mapping[str, str], address: str, ca: Path | None) -> None:
 
 
 def node_configs(recipe: Recipe) -> dict[str, dict[str, object]]:
-    """The node-config of each edge and user of a recipe, by name: those that `fedkd simulate` gives them."""
-    from clients.node import edge_name
+    """The node-config of each edge and user of a recipe, by name; users belong to the recipe's edges in equal shares.
 
+    They are the names and places that `fedkd simulate` gives them, so that both make the same student.
+    """
     found: dict[str, dict[str, object]] = {}
     for role, count in (("edge", recipe.federation.edges), ("user", recipe.federation.users)):
         for index in range(count):
-            edge = edge_name(index, role, recipe)
-            found[f"{role}-{index}"] = {"role": role, "name": f"{role}-{index}", "index": index, "edge": edge}
+            found[f"{role}-{index}"] = {"role": role, "name": f"{role}-{index}", "index": index}
     return found
 
 
