@@ -13,6 +13,7 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 
 from fedkd.data.sources import to_dataset
+from fedkd.models.latents import encode_images
 from fedkd.recipe import Recipe
 from fedkd.synthesis.guard import nearest_distance, pixels, spread
 from fedkd.synthesis.image_to_image import redraw
@@ -30,8 +31,10 @@ def synthesise(pipe: DiffusionPipeline, private: Dataset, recipe: Recipe, seed: 
 
     A picture within `synthesis.min_distance` (RMS pixel distance, 0..1) of any private picture is drawn
     again at most `max_redraws` times, then dropped. Returns the set and the audit: `private`, `drawn`,
-    `redrawn`, `refused`, `kept` (counts), `distance_min`, `distance_mean`, `private_distance_mean`
-    (0..1), `seconds`. Raises ValueError when nothing is kept.
+    `redrawn`, `refused`, `kept` (counts), `refused_share` (of the pictures asked for), `distance_min`,
+    `distance_mean`, `private_distance_mean` (nearest private picture, RMS pixels, 0..1; the last among the private
+    ones), the same three of `feature_distance` (RMS of the model's VAE latents, a space that every model has),
+    and `seconds`. Raises ValueError when nothing is kept.
     """
     started, config = time.perf_counter(), recipe.synthesis
     images, captions = list(private["image"]), list(private["caption"])
@@ -57,7 +60,11 @@ def synthesise(pipe: DiffusionPipeline, private: Dataset, recipe: Recipe, seed: 
             f"the guard refused all {guard.audit['drawn']} synthetic pictures at "
             f"synthesis.min_distance={config.min_distance}; raise synthesis.strength or lower the distance"
         )
-    return to_dataset(rows), guard.finish(started)
+    features = [
+        encode_images(pipe, each, recipe.model.resolution).float().cpu().flatten(1)
+        for each in ([row["image"] for row in rows], images)
+    ]
+    return to_dataset(rows), guard.finish(started, *features)
 
 
 class _Guard:
@@ -90,10 +97,15 @@ class _Guard:
         self.audit["refused"] += len(waiting)
         return rows
 
-    def finish(self, started: float) -> Audit:
-        """The audit with its distances and seconds."""
+    def finish(self, started: float, drawn: torch.Tensor, private: torch.Tensor) -> Audit:
+        """The audit with its distances, in pixels and between features (N, F), and seconds."""
+        apart = nearest_distance(drawn, private)
         return self.audit | {
             "kept": len(self.kept),
+            "refused_share": round(self.audit["refused"] / (len(self.kept) + self.audit["refused"]), 4),
+            "feature_distance_min": round(float(apart.min()), 5),
+            "feature_distance_mean": round(float(apart.mean()), 5),
+            "private_feature_distance_mean": round(spread(private), 5),
             "distance_min": round(min(self.kept), 5),
             "distance_mean": round(sum(self.kept) / len(self.kept), 5),
             "private_distance_mean": round(spread(self.private), 5),
