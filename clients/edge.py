@@ -27,6 +27,7 @@ def finetune(request: Request) -> RecordDict:
     from fedkd.models.adapter import load_adapter, remove_adapters
     from fedkd.models.pipeline import denoiser_of, load_pipeline
     from fedkd.training.finetune import finetune as train_adapter
+    from fedkd.training.finetune import privacy_of
 
     recipe = request.recipe
     use_threads(recipe)
@@ -36,10 +37,13 @@ def finetune(request: Request) -> RecordDict:
         pipe = load_pipeline(
             str(checkpoint), device=recipe.run.device, dtype=recipe.run.dtype, scheduler=recipe.model.scheduler
         )
-    adapter, curves = train_adapter(
-        pipe, concatenate_datasets(sets), recipe.finetune, seed=request.seed, progress=request.progress()
-    )
+    pictures = concatenate_datasets(sets)
+    adapter, curves = train_adapter(pipe, pictures, recipe.finetune, seed=request.seed, progress=request.progress())
     load_adapter(denoiser_of(pipe), adapter, "edge")
     metrics = evaluate(pipe, recipe, seed=int(request.task["evaluation_seed"]))
     remove_adapters(denoiser_of(pipe))
-    return pack({"metrics": metrics, "loss": curves["loss"]}, {"adapter": adapter})
+    facts = {"metrics": metrics, "loss": curves["loss"]}
+    spent = privacy_of(recipe.finetune, len(pictures))
+    if spent is not None:
+        facts["privacy"] = spent.facts()
+    return pack(facts, {"adapter": adapter})

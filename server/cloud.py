@@ -235,7 +235,7 @@ class Cloud:
             parents=[parent],
             recipe_digest=recipe_digest(self.recipe),
             round=number,
-            metrics=metrics,
+            metrics={**metrics, **privacy_of(self.state, number)},
             alias=alias,
             licence=self.registry.manifest(parent).licence,
             base_model=self.recipe.model.path,
@@ -273,3 +273,12 @@ def licence_of(folder: Path) -> str:
     card = folder / "README.md"
     lines = card.read_text(encoding="utf-8").splitlines() if card.is_file() else []
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("license:")), "")
+
+
+def privacy_of(state: RunState, number: int) -> dict[str, Any]:
+    """{"privacy": {node: {"epsilon", "delta"}}} of the edges and users that trained with differential privacy."""
+    edges = (state.finished(number, "finetune") or {}).get("edges", [])
+    users = (state.finished(number, "synthesise") or {}).get("users", [])
+    told = {edge["name"]: edge["privacy"] for edge in edges if "privacy" in edge}
+    told |= {user["name"]: {key: user[key] for key in ("epsilon", "delta")} for user in users if "epsilon" in user}
+    return {"privacy": told} if told else {}

@@ -174,6 +174,8 @@ class Federation:
         def check(name: str, task: dict[str, Any], files: dict[str, bytes]) -> dict[str, Any]:
             self.cloud.accept_adapter(self.current, files["adapter"])
             facts = {key: task["metrics"].get(key) for key in ("accuracy", "known", "taught", "concepts")}
+            if "privacy" in task:
+                facts["privacy"] = {key: float(task["privacy"][key]) for key in ("epsilon", "delta")}
             return {"name": name, **facts, "loss": [float(value) for value in task["loss"]]}
 
         def store(name: str, answer: dict[str, Any], files: dict[str, bytes], result: Exchange) -> None:

@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 from datasets import Dataset
@@ -17,7 +18,8 @@ from fedkd.models.latents import encode_images
 from fedkd.recipe import Recipe
 from fedkd.synthesis.guard import nearest_distance, pixels, spread
 from fedkd.synthesis.image_to_image import redraw
-from fedkd.synthesis.text_to_image import draw_personal, personalised
+from fedkd.synthesis.text_to_image import draw_personal, personal_config, personalised
+from fedkd.training.finetune import privacy_of
 
 Draw = Callable[[list[int], int], list[Image.Image]]
 Audit = dict[str, float | int]
@@ -49,7 +51,7 @@ def synthesise(pipe: DiffusionPipeline, private: Dataset, recipe: Recipe, seed: 
     def imagine(chosen: list[int], seed: int) -> list[Image.Image]:
         return draw_personal(pipe, [asked[i] for i in chosen], config, seed)
 
-    rows: list[dict[str, object]] = []
+    rows: list[dict[str, Any]] = []
     with personalised(pipe, private, recipe, seed) if config.method != "image_to_image" else nullcontext():
         if config.method != "text_to_image":
             rows += guard.passed([captions[i] for i in sources], vary, seed)
@@ -60,11 +62,13 @@ def synthesise(pipe: DiffusionPipeline, private: Dataset, recipe: Recipe, seed: 
             f"the guard refused all {guard.audit['drawn']} synthetic pictures at "
             f"synthesis.min_distance={config.min_distance}; raise synthesis.strength or lower the distance"
         )
-    features = [
-        encode_images(pipe, each, recipe.model.resolution).float().cpu().flatten(1)
-        for each in ([row["image"] for row in rows], images)
-    ]
-    return to_dataset(rows), guard.finish(started, *features)
+    side, drawn = recipe.model.resolution, [row["image"] for row in rows]
+    features = [encode_images(pipe, each, side).float().cpu().flatten(1) for each in (drawn, images)]
+    audit = guard.finish(started, *features)
+    spent = privacy_of(personal_config(recipe), len(images)) if config.method == "text_to_image" else None
+    if spent is not None:  # the pictures come from the adapter alone; other methods show private pictures to the model
+        audit |= {"epsilon": round(spent.epsilon, 4), "delta": spent.delta}
+    return to_dataset(rows), audit
 
 
 class _Guard:
@@ -75,7 +79,7 @@ class _Guard:
         self.kept: list[float] = []
         self.audit: Audit = {"private": len(private), "drawn": 0, "redrawn": 0, "refused": 0}
 
-    def passed(self, captions: list[str], draw: Draw, seed: int) -> list[dict[str, object]]:
+    def passed(self, captions: list[str], draw: Draw, seed: int) -> list[dict[str, Any]]:
         """Rows of the pictures that are far enough; the others are drawn again with other seeds."""
         config = self.recipe.synthesis
         waiting, rows = list(range(len(captions))), []

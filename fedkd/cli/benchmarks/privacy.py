@@ -141,8 +141,7 @@ def measured(recipe: Any, materials: Materials) -> Facts:
     student = distil(
         pipeline(recipe), {**pictures, BASE: replay}, materials.adapters, recipe, seed=recipe.run.seed
     ).student
-    keys = ("refused_share", "distance_mean", "private_distance_mean", "feature_distance_mean")
-    keys += ("private_feature_distance_mean",)
+    keys = [key for key in UTILITY if key not in ("taught", "known")]
     audits = {key: mean(audit[key] for audit in materials.audits) for key in keys if materials.audits}
     return {**scores(recipe, student), **audits, "attacks": attacks(recipe, materials, student)}
 
@@ -157,7 +156,7 @@ def attacks(recipe: Any, materials: Materials, student: bytes) -> Facts:
     others = held_out(recipe)
     members = concatenate_datasets([share.select_columns(others.column_names) for share in materials.shares])
     edges = [f"edge-{edge_of(user, recipe)}" for user, share in enumerate(materials.shares) for _ in range(len(share))]
-    groups = [concept_of(recipe.prompts, text) for text in [*members["caption"], *others["caption"]]]
+    groups = [str(concept_of(recipe.prompts, text)) for text in [*members["caption"], *others["caption"]]]
     base = losses(recipe, members, others, None)
     found: Facts = {"student": outcome(base, losses(recipe, members, others, student), groups)}
     by_edge = {}
