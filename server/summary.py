@@ -10,9 +10,9 @@ from fedkd.checkpoints.manifest import CheckpointError
 from fedkd.checkpoints.registry import Registry
 from fedkd.recipe import Recipe
 from server.delivery import delivered
-from server.state import RunState
+from server.events import events
+from server.state import PHASES, RunState
 
-PHASES = ("describe", "refresh", "synthesise", "finetune", "distil", "publish", "redistribute")
 SCORES = ("accuracy", "known", "taught", "concepts")
 
 
@@ -62,6 +62,7 @@ def compose(recipe: Recipe, run: Path, registry: Path) -> dict[str, Any]:
         "rounds": rounds,
         "edges": next((r["edges"] for r in reversed(rounds) if r["edges"]), []),
         "seeds": {"run": recipe.run.seed},
+        "events": events(state, recipe.federation.rounds),
     }
     if "metrics" in base:
         report["base"] = {key: base["metrics"].get(key) for key in SCORES}

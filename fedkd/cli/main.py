@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from fedkd import __version__
+from fedkd.cli.audit import audit
 from fedkd.cli.bench import bench
 from fedkd.cli.checkpoints import checkpoints
 from fedkd.cli.distill import distill
@@ -41,6 +42,7 @@ HELP = """Federated distillation of Stable Diffusion, and split inference betwee
   fedkd pull --help                  a version from there, only what is missing
   fedkd registry serve --help        a registry for edges on other machines
   fedkd keys new --help              keys to sign with, and to trust
+  fedkd audit verify --help          whether a run's audit log is as it was written
   fedkd plan --help                  how many steps, where, at what cost
   fedkd bench federated              the student against FedAvg
 """
@@ -75,6 +77,7 @@ app.add_typer(checkpoints, name="checkpoints")
 app.add_typer(registry, name="registry")
 app.add_typer(keys, name="keys")
 app.add_typer(plan, name="plan")
+app.add_typer(audit, name="audit")
 for verb in (simulate, distill, generate, serve, publish, pull, bench, pretrain):
     app.command(verb.__name__)(verb)
 

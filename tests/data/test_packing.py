@@ -53,6 +53,22 @@ def test_malformed_bytes_are_refused_with_a_reason(data: bytes, reason: str) -> 
         unpack_dataset(data)
 
 
+def test_a_small_file_that_stands_for_many_or_large_pictures_is_refused() -> None:
+    row = pack_dataset(to_dataset([{"image": picture(0), "caption": "a"}]))
+    once = pa.DictionaryArray.from_arrays(np.zeros(20_000, np.int32), pa.array([b"\0" * 2**16], pa.binary()))
+    bomb = parquet(image=once, caption=["a"] * 20_000, label=[0] * 20_000)
+    assert len(bomb) < 2**17  # and 1.2 GiB when each picture is written out
+    with pytest.raises(PackError, match="20000 pictures, more than the 10000 allowed"):
+        unpack_dataset(bomb, max_pictures=10_000)
+    with pytest.raises(PackError, match="picture 0 of the set is broken"):
+        unpack_dataset(bomb)
+    with pytest.raises(PackError, match=r"picture 0 .* has to be 16 pixels wide and high"):
+        unpack_dataset(row, side=16)
+    assert len(unpack_dataset(row, side=8, max_pictures=1)) == 1
+    with pytest.raises(PackError, match="caption 0 of the set has 20000 characters"):
+        unpack_dataset(pack_dataset(to_dataset([{"image": picture(0), "caption": "a" * 20_000}])))
+
+
 def test_a_set_over_the_size_limit_is_refused() -> None:
     with pytest.raises(PackError, match="more than the 10 allowed"):
         unpack_dataset(pack_dataset(to_dataset([{"image": picture(0), "caption": "a"}])), max_bytes=10)
