@@ -21,6 +21,7 @@ def main(grid: Grid, context: Context) -> None:
     from fedkd.recipe import check_registry_url, load_recipe, registry_dir, run_dir, save_recipe
     from server.exchange import first_line
     from server.rounds import Federation
+    from server.run_report import write_run_report
 
     config = context.run_config
     recipe = load_recipe(str(config["recipe"]), shlex.split(str(config.get("overrides", ""))))
@@ -43,14 +44,4 @@ def main(grid: Grid, context: Context) -> None:
         federation.state.event("failed", **facts)
         raise
     finally:
-        report_so_far(federation)
-
-
-def report_so_far(federation: object) -> None:
-    """Write report.json and report.html from whatever phases are done."""
-    from fedkd.evaluation.report import write_report
-    from server.rounds import Federation
-    from server.summary import compose
-
-    assert isinstance(federation, Federation)
-    write_report(compose(federation.recipe, federation.run, federation.registry.root), federation.run)
+        write_run_report(run)

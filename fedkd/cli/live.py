@@ -110,7 +110,7 @@ def percent(value: float | None) -> str:
 
 def summarise(console: Console, report: dict[str, Any], split: dict[str, Any]) -> None:
     """The closing table: base, edges and student on known and taught concepts; bytes moved; what was served."""
-    from fedkd.evaluation.report import checkpoint_words
+    from fedkd.evaluation.report_rows import checkpoint_words
 
     table = Table(title="prompt accuracy")
     for column in ("model", "all", "known", "taught"):

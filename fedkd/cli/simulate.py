@@ -158,8 +158,8 @@ def carry_out(recipe: Recipe, run: Path, *, resume: bool) -> int:
     from datetime import UTC, datetime
 
     from fedkd.cli.live import RunView
-    from fedkd.evaluation.report import write_report
     from fedkd.recipe import registry_dir
+    from server.run_report import write_run_report
     from server.simulation import last_error, simulation
     from server.state import RunState
     from server.summary import compose
@@ -173,7 +173,7 @@ def carry_out(recipe: Recipe, run: Path, *, resume: bool) -> int:
     def report(**more: Any) -> Path:
         seconds = clockwork["seconds"] + time.monotonic() - clock
         state.finish(0, "clock", {**clockwork, "seconds": seconds})
-        return write_report({**compose(recipe, run, registry), **facts, "wall_seconds": seconds, **more}, run)
+        return write_run_report(run, **facts, wall_seconds=seconds, **more)
 
     try:
         with RunView(console, run, resume=resume) as view:
