@@ -8,6 +8,7 @@ from flwr.app import RecordDict
 
 from clients.node import NodeError, Request, use_threads
 from clients.payload import pack
+from clients.pipelines import pipeline
 
 
 def refresh(request: Request) -> RecordDict:
@@ -25,7 +26,7 @@ def finetune(request: Request) -> RecordDict:
     from fedkd.data.packing import unpack_dataset
     from fedkd.evaluation.accuracy import evaluate
     from fedkd.models.adapter import load_adapter, remove_adapters
-    from fedkd.models.pipeline import denoiser_of, load_pipeline
+    from fedkd.models.pipeline import denoiser_of
     from fedkd.training.finetune import finetune as train_adapter
 
     recipe = request.recipe
@@ -33,9 +34,7 @@ def finetune(request: Request) -> RecordDict:
     limit = int(recipe.federation.max_message_mb * 2**20)
     sets = [unpack_dataset(request.files[str(name)], max_bytes=limit) for name in request.task["sets"]]
     with request.cache.lease() as checkpoint:
-        pipe = load_pipeline(
-            str(checkpoint), device=recipe.run.device, dtype=recipe.run.dtype, scheduler=recipe.model.scheduler
-        )
+        pipe = pipeline(request.cache.digest, checkpoint, recipe)
     adapter, curves = train_adapter(
         pipe, concatenate_datasets(sets), recipe.finetune, seed=request.seed, progress=request.progress()
     )

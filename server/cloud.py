@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from dataclasses import replace
@@ -172,7 +173,7 @@ class Cloud:
             distrusted=update_outliers(given, self.recipe.trust),
             seed=seed_of(self.recipe.run.seed, number, "distil"),
             folder=folder / "distil",
-            after_step=lambda step, total, losses: progress(step, total),
+            after_step=lambda step, total, losses: progress(step, total, **shown_losses(losses)),
         )
         self.state.write_bytes(folder / "student.safetensors", done.student)
         shutil.rmtree(folder / "distil", ignore_errors=True)
@@ -248,6 +249,11 @@ class Cloud:
         self.log_published(manifest, alias, teachers=self.lessons(number, distilled["teacher_weights"]))
         shutil.rmtree(folder, ignore_errors=True)
         return {"checkpoint": manifest.reference, "alias": alias, "metrics": metrics}
+
+
+def shown_losses(losses: dict[str, float]) -> dict[str, float]:
+    """The loss of a step for whoever watches; nothing where it is not finite."""
+    return {"loss": float(losses["loss"])} if math.isfinite(losses.get("loss", math.nan)) else {}
 
 
 def keep_unchanged(parent: Path, child: Path, changed: set[str]) -> None:

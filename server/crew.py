@@ -69,6 +69,13 @@ class Crew:
         named = [name for name in requests if name in self.members]
         self.state.event("phase_start", round=number, phase=phase, nodes=named)
         config = self.recipe.federation
+
+        def seen(name: str, task: dict[str, Any], files: dict[str, bytes]) -> Any:
+            answer = check(name, task, files)
+            if name in self.members:
+                self.state.event("answered", round=number, phase=phase, node=name)
+            return answer
+
         return exchange(
             self.grid,
             requests,
@@ -76,7 +83,7 @@ class Crew:
             group=str(number),
             timeout_s=config.deadlines_s.get(phase, config.phase_timeout_s),
             max_bytes=int(config.max_message_mb * 2**20),
-            check=check,
+            check=seen,
             store=store,
             progress=self.state.progress(number, phase),
         )
