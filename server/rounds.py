@@ -139,7 +139,7 @@ class Federation:
         folder = self.state.round_folder(number) / "sets"
 
         def check(name: str, task: dict[str, Any], files: dict[str, bytes]) -> dict[str, Any]:
-            pictures = len(self.cloud.accept_set(files["set"]))
+            pictures = self.cloud.accept_set(files["set"])
             audit = {str(key): value for key, value in dict(task["audit"]).items()}
             if not all(value is None or isinstance(value, int | float) for value in audit.values()):
                 raise ValueError("its audit holds something that is not a number")

@@ -7,14 +7,16 @@ from typing import Annotated
 
 import typer
 
-NAMES = ("federated", "distillation", "step-cost", "registry", "serving", "soak", "planning", "dispatch", "papers")
+NAMES = (
+    "federated", "distillation", "step-cost", "registry", "serving", "soak", "planning", "dispatch", "papers", "scale",
+)  # fmt: skip
 
 
 def bench(
     name: Annotated[
         str,
         typer.Argument(
-            help="federated, distillation, step-cost, registry, serving, soak, planning, dispatch or papers."
+            help="federated, distillation, step-cost, registry, serving, soak, planning, dispatch, papers or scale."
         ),
     ],
     overrides: Annotated[

@@ -26,10 +26,12 @@ def watch(
     with guard("the run goes on; look again with the same command"):
         from fedkd.cli.live import RunView, follow
         from fedkd.cli.report import run_folder
-        from server.run_report import recipe_of_run
+        from fedkd.recipe import RecipeError, load_recipe
 
         folder = run_folder(run)
-        recipe, _ = recipe_of_run(folder)
+        recipe = load_recipe(str(folder / "recipe.yaml"))
+        if recipe.kind != "federation":
+            raise RecipeError(f"{shown(folder)} is a run of kind {recipe.kind}; only a federation has nodes to watch")
         with RunView(console, folder) as view:
             end = follow(view, recipe.federation.rounds, patience)
         page = f"a page of it: fedkd report {shown(folder)}"

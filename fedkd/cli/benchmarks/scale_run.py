@@ -63,7 +63,8 @@ class Cost:
     """What a round cost. `cpu_s` by phase is the processor time of the server's own thread; the rest is of all.
 
     `messages` were sent to nodes; `up`, `down` and `registry` are bytes; `peak_bytes` the most memory (RSS) of the
-    process that ran the server, which in a simulation also carries Flower's messages; `disk_bytes` what it keeps.
+    process that ran the server, which in a simulation also carries Flower's messages; `disk_bytes` what it
+    keeps.
     """
 
     size: Size
@@ -129,7 +130,7 @@ def measure(size: Size, folder: Path, overrides: list[str], say: Callable[[str],
             while flower.running():
                 server = server or server_of(flower.home)
                 peak = max(peak, resident(server))
-                time.sleep(SAMPLE_S)
+                time.sleep(SAMPLE_S if server else 1.0)
             status = flower.status()
         if status != "finished:completed":
             message, _ = last_error(run, run / "flower.log")
