@@ -47,6 +47,7 @@ class Federation:
         self.crew = Crew(grid, recipe, self.state, self.audit, registry_url=self.registry_url, wait_s=wait_s)
         self.current = ""  # reference of the published checkpoint, name:version
         self.metrics: dict[str, Any] = {}  # what the current checkpoint scored
+        self.after_round: Callable[[int], None] = lambda number: None  # whoever wants to know of finished rounds
 
     def go(self) -> None:
         """Run every round that is not finished yet; QuorumError when too few nodes take part."""
@@ -68,6 +69,7 @@ class Federation:
             if self.state.finished(number, "redistribute") is None:
                 self.round(number)
             self.adopt(number)
+            self.after_round(number)
 
     def adopt(self, number: int) -> None:
         """Make the round's student the current checkpoint, unless it is only a candidate."""

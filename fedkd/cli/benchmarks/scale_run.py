@@ -138,9 +138,7 @@ def measure(size: Size, folder: Path, overrides: list[str], say: Callable[[str],
         cost = cost_of(size, run, time.monotonic() - started, peak)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    say(
-        f"{size.name}: {cost.cloud_s:.2f} s of cloud work, {cost.peak_bytes / 2**20:.0f} MiB, {cost.wall_s:.0f} s in all"
-    )
+    say(f"{size.name}: {cost.cloud_s:.2f} s of cloud work, {cost.peak_bytes / 1e6:.0f} MB, {cost.wall_s:.0f} s in all")
     return cost
 
 
