@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from fedkd.checkpoints.audit_chain import LOG_NAME
+from fedkd.cli.benchmarks.scale_run import ASKING, Size, cost_of
 from fedkd.recipe import RecipeError, save_recipe
 from server.run_report import write_run_report
 from tests.server.conftest import Done
@@ -73,3 +74,10 @@ def test_a_tampered_audit_log_is_on_the_page(run: Path) -> None:
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"no recipe\.yaml"):
         write_run_report(tmp_path)
+
+
+def test_the_scale_benchmark_reads_a_rounds_cost_from_its_run(run: Path) -> None:
+    cost = cost_of(Size(users=4, edges=2, pictures=4), run, 9.0, 10**9)
+    assert set(cost.cpu_s) == {*ASKING, "distil", "publish"} and 0 < cost.working_s < cost.cloud_s
+    assert cost.messages == 6 + 2 + 4 + 2 + 2  # describe, refresh, synthesise, finetune, redistribute
+    assert 0 < cost.up < cost.disk_bytes and cost.down > 0 and cost.round_s > 0 and cost.wall_s == 9.0
