@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from fedkd.cli.benchmarks.request import Request
-from fedkd.cli.benchmarks.scale import QUICK_EDGES, QUICK_PICTURES, QUICK_USERS, coefficients, exponent, place_of, run
+from fedkd.cli.benchmarks.scale import QUICK_EDGES, QUICK_PICTURES, QUICK_USERS, exponent, place_of, run
+from fedkd.cli.benchmarks.scale_plan import Law, law_of
 from fedkd.cli.benchmarks.scale_run import Cost, Size
 
 FIXED, MESSAGE, PICTURE = 2.0, 0.03, 0.01
@@ -34,8 +35,10 @@ def kept(costs: list[Cost], out: Path) -> Request:
     return request
 
 
-def test_coefficients_and_exponents_are_those_of_the_law() -> None:
-    assert coefficients([made_up(size) for size in SIZES]) == pytest.approx((FIXED, MESSAGE, PICTURE), rel=1e-6)
+def test_laws_and_exponents_are_those_of_the_costs() -> None:
+    found = law_of([made_up(size) for size in SIZES], lambda cost: cost.cloud_s)
+    assert found.of(10**6, 10**3, 10**7) == pytest.approx(FIXED + MESSAGE * (2 * 10**6 + 4 * 10**3) + PICTURE * 10**7)
+    assert Law(1.0, 2.0, 3.0, 4.0).of(10, 100, 1000) == 1 + 20 + 300 + 4000
     assert exponent([10, 100, 1000], [3 * n**0.7 for n in (10, 100, 1000)]) == pytest.approx(0.7)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from fedkd.cli.benchmarks.request import Request
 from fedkd.cli.benchmarks.result import Result, Table, at_most
+from fedkd.cli.benchmarks.scale_plan import tables
 from fedkd.cli.benchmarks.scale_run import CHEAP, Cost, Size, measure
 
 BY_PICTURES = (Size(10, 2, 1), Size(10, 2, 10), Size(10, 2, 100))
@@ -23,7 +24,6 @@ QUICK_USERS = (Size(4, 2, 40), Size(16, 2, 10))
 QUICK_EDGES = (Size(16, 2, 10), Size(16, 4, 10))
 COLUMNS = ["cloud s", "asking s", "working s", "up MB", "down MB", "registry MB", "peak MB", "disk MB", "round s"]
 LINEAR, SAME, MEMORY = 1.05, 1.25, 1.2  # bounds; the first leaves 0.05 to chance
-COEFFICIENTS = ["a message ms", "a picture ms", "fixed s"]
 
 
 def run(request: Request) -> Result:
@@ -38,10 +38,7 @@ def run(request: Request) -> Result:
     costs = {size: kept(size, request) for size in sizes}
     result = Result(request.name, request.command, [0], [])
     result.tables.append(Table("A round, as the cloud sees it", COLUMNS, _rows(costs), plain=True, digits=2))
-    fixed, message, picture = coefficients(list(costs.values()))
-    row = {"a message ms": [1000 * message], "a picture ms": [1000 * picture], "fixed s": [fixed]}
-    result.tables.append(Table("Cloud work, fitted", COEFFICIENTS, {"fit": row}, plain=True, digits=2))
-    result.tables.append(_bytes_table(costs))
+    result.tables += tables(list(costs.values()))
     result.tables += [
         _chart("Cloud seconds by pictures", "synthetic pictures", {str(s.total): costs[s] for s in pictures}),
         _chart("Cloud seconds by users, the same pictures", "users", {str(s.users): costs[s] for s in users}),
@@ -97,18 +94,6 @@ def exponent(sizes: Sequence[float], values: Sequence[float]) -> float:
     return float(np.polyfit(np.log(sizes), np.log(values), 1)[0])
 
 
-def coefficients(costs: list[Cost]) -> tuple[float, float, float]:
-    """(seconds a round, a message, a picture) that explain the cloud seconds best; none is below 0."""
-    import numpy as np
-    from scipy.optimize import nnls
-
-    rows = np.array([[1.0, cost.messages, cost.size.total] for cost in costs])
-    # Each measurement counts by its share, not by its seconds: small federations are as true as large ones.
-    seconds = np.array([cost.cloud_s for cost in costs])
-    found, _ = nnls(rows / seconds[:, None], np.ones(len(costs)))
-    return float(found[0]), float(found[1]), float(found[2])
-
-
 def _rows(costs: dict[Size, Cost]) -> dict[str, dict[str, list[float]]]:
     def row(cost: Cost) -> dict[str, list[float]]:
         sent = (cost.up, cost.down, cost.registry, cost.peak_bytes, cost.disk_bytes)
@@ -116,23 +101,6 @@ def _rows(costs: dict[Size, Cost]) -> dict[str, dict[str, list[float]]]:
         return {column: [value] for column, value in zip(COLUMNS, values, strict=True)}
 
     return {size.name: row(cost) for size, cost in costs.items()}
-
-
-def _bytes_table(costs: dict[Size, Cost]) -> Table:
-    """Bytes of a round by what they depend on, of each federation."""
-    columns = ["up a picture kB", "down a message kB", "registry a node MB", "disk a picture kB"]
-
-    def row(cost: Cost) -> dict[str, list[float]]:
-        nodes, total = cost.size.users + cost.size.edges, cost.size.total
-        values = (
-            cost.up / total / 1e3,
-            cost.down / cost.messages / 1e3,
-            cost.registry / nodes / 1e6,
-            cost.disk_bytes / total / 1e3,
-        )
-        return {column: [value] for column, value in zip(columns, values, strict=True)}
-
-    return Table("Bytes", columns, {s.name: row(c) for s, c in costs.items()}, plain=True, digits=2)
 
 
 def _chart(title: str, across: str, costs: dict[str, Cost]) -> Table:
