@@ -110,7 +110,7 @@ def private_pictures(folder: Path, count: int) -> Path:
 
 
 def measure(size: Size, folder: Path, overrides: list[str], say: Callable[[str], None]) -> Cost:
-    """Run one round of `size` in `folder`, which is removed afterwards; ValueError when the run fails."""
+    """Run one round of `size` in `folder`, which is removed afterwards; ValueError when the run fails, and it stays."""
     from fedkd.cli.simulate import anchored, registry_for
     from fedkd.recipe import load_recipe, save_recipe
     from server.simulation import last_error, simulation
@@ -123,21 +123,19 @@ def measure(size: Size, folder: Path, overrides: list[str], say: Callable[[str],
     run, started = folder / "scale", time.monotonic()
     save_recipe(recipe, run / "recipe.yaml")
     peak = 0
-    try:
-        registry = run / "registry"
-        with registry_for(recipe, registry) as (url, token), simulation(recipe, run, url, token) as flower:
-            server: psutil.Process | None = None
-            while flower.running():
-                server = server or server_of(flower.home)
-                peak = max(peak, resident(server))
-                time.sleep(SAMPLE_S if server else 1.0)
-            status = flower.status()
-        if status != "finished:completed":
-            message, _ = last_error(run, run / "flower.log")
-            raise ValueError(f"the federation of {size.name} ended as {status}: {message}")
-        cost = cost_of(size, run, time.monotonic() - started, peak)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    registry = run / "registry"
+    with registry_for(recipe, registry) as (url, token), simulation(recipe, run, url, token) as flower:
+        server: psutil.Process | None = None
+        while flower.running():
+            server = server or server_of(flower.home)
+            peak = max(peak, resident(server))
+            time.sleep(SAMPLE_S if server else 1.0)
+        status = flower.status()
+    if status != "finished:completed":
+        message, _ = last_error(run, run / "flower.log")
+        raise ValueError(f"the federation of {size.name} ended as {status}: {message} (see {flower.log})")
+    cost = cost_of(size, run, time.monotonic() - started, peak)
+    shutil.rmtree(folder, ignore_errors=True)
     say(f"{size.name}: {cost.cloud_s:.2f} s of cloud work, {cost.peak_bytes / 1e6:.0f} MB, {cost.wall_s:.0f} s in all")
     return cost
 
