@@ -18,6 +18,7 @@ NAMES = (
     "dispatch",
     "papers",
     "privacy",
+    "scale",
 )
 
 
@@ -25,7 +26,8 @@ def bench(
     name: Annotated[
         str,
         typer.Argument(
-            help="federated, distillation, step-cost, registry, serving, soak, planning, dispatch, papers or privacy."
+            help="federated, distillation, step-cost, registry, serving, soak, planning, dispatch, papers, privacy or "
+            "scale."
         ),
     ],
     overrides: Annotated[

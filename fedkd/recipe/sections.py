@@ -251,7 +251,7 @@ class RunConfig:
     device: str = "cpu"
     dtype: str = "float32"
     threads: int = 1  # torch threads of every Flower client process
-    tracker: str = ""  # tensorboard | trackio | wandb, for `fedkd distill`; empty: none
+    tracker: str = ""  # tensorboard | trackio | wandb: losses of a job, figures of each round; empty: none
 
 
 @dataclass
