@@ -64,7 +64,7 @@ def speeds_by_size(now: Situation) -> Array:
     slower = np.zeros_like(speed)
     slower[:, :-1] = np.where(speed[:, :-1] > 0, pace_s[:, :-1] - pace_s[:, 1:], 0.0)
     dearer_s = slower.T[..., None] * tolled  # (B, R, knots): what the next edge waits more, by the size at the border
-    dearer_s, changes = dearer_s.reshape(len(dearer_s), -1), slower.any(axis=0)
+    dearer_s, changes = dearer_s.reshape(len(dearer_s), -1), np.atleast_1d(slower.any(axis=0))
     columns = zip(2 * speed.T[..., None], 2 * queue.T[..., None], dearer_s, changes, strict=True)
     work = np.zeros((speed.shape[1], *wait_s.shape))
     placed, knot, first = np.zeros_like(wait_s), KNOTS / coming, KNOTS * rows
