@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from dataclasses import replace
@@ -9,22 +10,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset, concatenate_datasets
+from datasets import Dataset
 from safetensors import safe_open
 
+from fedkd.checkpoints.audit_log import AuditLog
 from fedkd.checkpoints.derivation import CHAIN, derive_student
 from fedkd.checkpoints.lora_merge import LORA_NAME
-from fedkd.checkpoints.manifest import CheckpointError, Derivation, Manifest
+from fedkd.checkpoints.manifest import CheckpointError, Derivation, Manifest, file_digest
 from fedkd.checkpoints.registry import Registry
 from fedkd.checkpoints.signing import key_claim, sign, signer_of
-from fedkd.data.packing import pack_dataset, unpack_dataset
+from fedkd.data.packing import PackError, gather, pack_dataset, unpack_dataset, unpack_rows
 from fedkd.distillation.distil import distil
 from fedkd.distillation.pictures import draw_replay
+from fedkd.distillation.robust import update_outliers
 from fedkd.distillation.student import install_student, is_full
 from fedkd.distillation.teachers import BASE
 from fedkd.evaluation.accuracy import evaluate
-from fedkd.models.adapter import check_adapter, diffusers_lora_bytes
+from fedkd.models.adapter import AdapterError, adapter_config, check_adapter, diffusers_lora_bytes
 from fedkd.models.pipeline import denoiser_of, load_pipeline, named_scheduler, resolve_model, save_pipeline
+from fedkd.models.updates import largest_share, update_of
 from fedkd.recipe import Recipe, recipe_digest, with_sampling
 from server.state import RunState, seed_of
 
@@ -39,6 +43,7 @@ class Cloud:
         self._parent: tuple[str, Any] | None = None
         self.signing_key = Path(recipe.run.signing_key).expanduser() if recipe.run.signing_key else None
         self.signer = key_claim(self.signing_key) if self.signing_key is not None else ""  # a bad key stops here
+        self.audit = AuditLog(state.run, self.signing_key)
 
     @property
     def evaluation_seed(self) -> int:
@@ -77,6 +82,7 @@ class Cloud:
         facts = {"name": model.name, "licence": licence_of(Path(source)), "base_model": model.path}
         manifest = self.registry.publish(Path(source), alias="latest", sign=self.sign, **facts)  # type: ignore[arg-type]
         self.check_signer(manifest)
+        self.log_published(manifest, "latest")
         shutil.rmtree(temporary, ignore_errors=True)
         progress = self.state.progress(0, "base")
         metrics = evaluate(self.parent(manifest.reference), self.recipe, seed=self.evaluation_seed, progress=progress)
@@ -98,16 +104,43 @@ class Cloud:
                 "run.signing_key to that key, or run.registry to a registry of your own"
             )
 
-    def accept_set(self, data: bytes) -> Dataset:
-        """A user's synthetic set, checked; PackError when malformed, ValueError when empty."""
-        dataset = unpack_dataset(data, max_bytes=int(self.recipe.federation.max_message_mb * 2**20))
-        if not len(dataset):
-            raise ValueError("the synthetic set is empty")
-        return dataset
+    def log_published(self, manifest: Manifest, alias: str, **facts: Any) -> None:
+        """Write into the audit log what a checkpoint was made of, and sign the log up to there."""
+        identity = {"checkpoint": manifest.reference, "digest": manifest.digest, "parents": list(manifest.parents)}
+        self.audit.add("published", round=manifest.round, **identity, alias=alias, **facts)
+        self.audit.sign_head()
+
+    def lessons(self, number: int, weights: dict[str, float]) -> dict[str, dict[str, Any]]:
+        """What each teacher of a round gave: its mean lambda, and the digest of its adapter if it has one."""
+        folder = self.state.round_folder(number) / "adapters"
+        files = {name: folder / f"{name}.safetensors" for name in sorted(weights)}
+        digests = {name: {"adapter": file_digest(path)} for name, path in files.items() if path.is_file()}
+        return {name: {"lambda": weights[name], **digests.get(name, {})} for name in files}
+
+    def accept_set(self, data: bytes) -> int:
+        """The number of pictures of a user's synthetic set; PackError when it is malformed, empty or too large."""
+        rows = unpack_rows(
+            data,
+            max_bytes=int(self.recipe.federation.max_message_mb * 2**20),
+            max_pictures=self.recipe.trust.max_pictures,
+            side=self.recipe.model.resolution,
+        )
+        count = sum(1 for _ in rows)
+        if not count:
+            raise PackError("the synthetic set is empty")
+        return count
 
     def accept_adapter(self, reference: str, data: bytes) -> None:
-        """Raise AdapterError unless the adapter is finite and fits the parent model."""
-        check_adapter(data, denoiser_of(self.parent(reference)))
+        """Raise AdapterError unless the adapter is one of the recipe's kind, finite, and small against the parent."""
+        denoiser, lora = denoiser_of(self.parent(reference)), self.recipe.finetune.lora
+        check_adapter(data, denoiser)
+        config = adapter_config(data)
+        if (config["r"], sorted(config["target_modules"])) != (lora.rank, sorted(lora.target_modules)):
+            raise AdapterError("the adapter has another rank or other target modules than finetune.lora")
+        share, layer = largest_share(update_of(data), denoiser)
+        if not share <= self.recipe.trust.max_update:
+            limit = self.recipe.trust.max_update
+            raise AdapterError(f"the adapter's update of '{layer}' is {share:.3g} times its weight (limit {limit:g})")
 
     def replay(self, number: int, parent: str) -> Dataset:
         """The parent's own pictures of known concepts, drawn once a round and kept."""
@@ -125,24 +158,27 @@ class Cloud:
         """Train the round's student from durable inputs only; writes student.safetensors, returns facts."""
         folder = self.state.round_folder(number)
         shares = {
-            edge: concatenate_datasets([unpack_dataset(path.read_bytes(), max_bytes=NO_LIMIT) for path in paths])
-            for edge, paths in sorted(sets.items())
+            edge: gather((path.read_bytes() for path in paths), folder / "gathered" / f"{place}.arrow")
+            for place, (edge, paths) in enumerate(sorted(sets.items()))
         }
         replay = self.replay(number, parent)
         if len(replay):
             shares[BASE] = replay
         progress = self.state.progress(number, "distil")
+        given = {edge: path.read_bytes() for edge, path in sorted(adapters.items())}
         done = distil(
             self.parent(parent),
             shares,
-            {edge: path.read_bytes() for edge, path in sorted(adapters.items())},
+            given,
             self.round_recipe(number),
+            distrusted=update_outliers(given, self.recipe.trust),
             seed=seed_of(self.recipe.run.seed, number, "distil"),
             folder=folder / "distil",
-            after_step=lambda step, total, losses: progress(step, total),
+            after_step=lambda step, total, losses: progress(step, total, **shown_losses(losses)),
         )
         self.state.write_bytes(folder / "student.safetensors", done.student)
-        shutil.rmtree(folder / "distil", ignore_errors=True)
+        for used in ("distil", "gathered"):
+            shutil.rmtree(folder / used, ignore_errors=True)
         return {
             "loss": done.curves,
             "teacher_weights": done.teacher_weights,
@@ -202,7 +238,7 @@ class Cloud:
             parents=[parent],
             recipe_digest=recipe_digest(self.recipe),
             round=number,
-            metrics=metrics,
+            metrics={**metrics, **privacy_of(self.state, number)},
             alias=alias,
             licence=self.registry.manifest(parent).licence,
             base_model=self.recipe.model.path,
@@ -212,8 +248,14 @@ class Cloud:
             sign=self.sign,
         )
         self.check_signer(manifest)
+        self.log_published(manifest, alias, teachers=self.lessons(number, distilled["teacher_weights"]))
         shutil.rmtree(folder, ignore_errors=True)
         return {"checkpoint": manifest.reference, "alias": alias, "metrics": metrics}
+
+
+def shown_losses(losses: dict[str, float]) -> dict[str, float]:
+    """The loss of a step for whoever watches; nothing where it is not finite."""
+    return {"loss": float(losses["loss"])} if math.isfinite(losses.get("loss", math.nan)) else {}
 
 
 def keep_unchanged(parent: Path, child: Path, changed: set[str]) -> None:
@@ -239,3 +281,12 @@ def licence_of(folder: Path) -> str:
     card = folder / "README.md"
     lines = card.read_text(encoding="utf-8").splitlines() if card.is_file() else []
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("license:")), "")
+
+
+def privacy_of(state: RunState, number: int) -> dict[str, Any]:
+    """{"privacy": {node: {"epsilon", "delta"}}} of the edges and users that trained with differential privacy."""
+    edges = (state.finished(number, "finetune") or {}).get("edges", [])
+    users = (state.finished(number, "synthesise") or {}).get("users", [])
+    told = {edge["name"]: edge["privacy"] for edge in edges if "privacy" in edge}
+    told |= {user["name"]: {key: user[key] for key in ("epsilon", "delta")} for user in users if "epsilon" in user}
+    return {"privacy": told} if told else {}

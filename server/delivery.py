@@ -52,10 +52,15 @@ def check_bytes(task: Mapping[str, Any], manifest: Manifest) -> dict[str, int]:
 
 
 def record(state: RunState, number: int, phase: str, url: str, costs: Mapping[str, Mapping[str, int]]) -> None:
-    """Add what nodes took in a phase to the round's record; a node that had the model already took nothing."""
+    """Add what nodes took in a phase to the round's record; a node that had the model already took nothing.
+
+    What a phase took before the server was stopped in it is replaced where the node is named again.
+    """
     taken = [{"name": name, "phase": phase, **cost} for name, cost in sorted(costs.items()) if cost["full"]]
     if taken:
+        again = {each["name"] for each in taken}
         before = (state.finished(number, PHASE) or {}).get("taken", [])
+        before = [each for each in before if each["phase"] != phase or each["name"] not in again]
         via = "registry" if url else "messages"
         state.finish(number, PHASE, {"via": via, "taken": [*before, *taken]})
 

@@ -3,122 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import shutil
-import signal
-import socket
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
 from fedkd.recipe import Recipe
-
-APP = """[build-system]
-requires = ["setuptools"]
-build-backend = "setuptools.build_meta"
-
-[project]
-name = "fedkd-run"
-version = "1.0.0"
-description = "A fedkd run"
-license = "Apache-2.0"
-dependencies = []
-
-[tool.flwr.app]
-publisher = "fedkd"
-
-[tool.flwr.app.components]
-serverapp = "fedkd_run:server"
-clientapp = "fedkd_run:client"
-
-[tool.flwr.app.config]
-recipe = ""
-overrides = ""
-out-dir = ""
-registry-url = ""
-"""
-ENTRY = '''"""The installed fedkd as a Flower app."""
-
-from clients.app import app as client
-from server.app import app as server
-
-__all__ = ["client", "server"]
-'''
-QUIET = {
-    "FLWR_TELEMETRY_ENABLED": "0",
-    "FLWR_DISABLE_UPDATE_CHECK": "1",
-    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_DISABLE_DOCKER_CPU_WARNING": "1",
-    "PYTHONUNBUFFERED": "1",
-}
-BOOTSTRAP = "cluster_name: fedkd\nprovider:\n  type: local\n"  # keeps Ray from asking cloud metadata services
-
-
-FLWR = [sys.executable, "-c", "import sys; from flwr.cli.app import app; sys.argv[0] = 'flwr'; app()"]
-
-
-@dataclass
-class Simulation:
-    """A started simulation: its process, its folder and its log."""
-
-    process: subprocess.Popen[bytes]
-    home: Path
-    env: dict[str, str]
-    log: Path
-
-    def running(self) -> bool:
-        """Whether `flwr run` is still streaming."""
-        return self.process.poll() is None
-
-    def status(self) -> str:
-        """Flower's own word on the run, e.g. `finished:completed`; `flwr run` itself exits 0 in any case."""
-        command = [*FLWR, "list", "--format", "json"]
-        with contextlib.suppress(ValueError, KeyError, IndexError, subprocess.TimeoutExpired):
-            done = subprocess.run(command, env=self.env, cwd=self.home, capture_output=True, text=True, timeout=60)
-            return str(json.loads(done.stdout[done.stdout.index("{") :])["runs"][0]["status"])
-        return "unknown"
-
-
-def environment(home: Path, recipe: Recipe, token: str = "") -> dict[str, str]:
-    """The child's environment: a home of its own, quiet, offline where the recipe needs no hub, the nodes' token."""
-    from fedkd.models.pipeline import resolve_model
-
-    env = {**os.environ, **QUIET}
-    if token:
-        env["FEDKD_TOKEN"] = token  # what clients.blobs asks for
-    caches = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    env.setdefault("HF_HOME", str(caches / "huggingface"))
-    env |= {"HOME": str(home), "FLWR_HOME": str(home / "flwr"), "RAY_TMPDIR": str(home), "TMPDIR": str(home)}
-    env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH", "")])
-    root = str(Path(__file__).resolve().parent.parent)
-    env["PYTHONPATH"] = os.pathsep.join(filter(None, [root, env.get("PYTHONPATH", "")]))
-    env["OMP_NUM_THREADS"] = env["MKL_NUM_THREADS"] = str(recipe.run.threads)
-    env["FLWR_LOCAL_SUPERLINK_HTTP_API_PORT"], env["FLWR_LOCAL_CONTROL_API_PORT"] = free_ports(2)
-    if Path(resolve_model(recipe.model.path)).is_dir() and recipe.data.source in {"digits", "folder"}:
-        env["HF_HUB_OFFLINE"] = env["HF_DATASETS_OFFLINE"] = "1"
-    return env
-
-
-def free_ports(count: int) -> list[str]:
-    """Loopback ports that nobody listens on, so that two runs can go side by side."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [str(one.getsockname()[1]) for one in sockets]
+from server.processes import BOOTSTRAP, FlowerRun, environment, submit, sweep, unhurried
 
 
 @contextlib.contextmanager
-def simulation(recipe: Recipe, run: Path, registry_url: str = "", token: str = "") -> Iterator[Simulation]:
+def simulation(recipe: Recipe, run: Path, registry_url: str = "", token: str = "") -> Iterator[FlowerRun]:
     """Start the federation of RUN/recipe.yaml under Flower's simulation; no process outlives the block.
 
     Nodes pull checkpoints from `registry_url` (empty: as the recipe says) with the bearer `token`, which they get
@@ -127,77 +22,13 @@ def simulation(recipe: Recipe, run: Path, registry_url: str = "", token: str = "
     home = Path(tempfile.mkdtemp(prefix="fedkd-"))
     try:
         env = environment(home, recipe, token)
-        yield start(home, env, recipe, run, registry_url)
+        (home / "ray_bootstrap_config.yaml").write_text(BOOTSTRAP, encoding="utf-8")
+        nodes = recipe.federation.edges + recipe.federation.users
+        resources = f"num-supernodes={nodes} client-resources-num-cpus=1"
+        if recipe.run.device.startswith("cuda"):
+            resources += f" client-resources-num-gpus={1 / nodes:.4f}"
+        yield submit(home, env, run, registry_url=registry_url, federation=resources)
     finally:
         with unhurried():
             sweep(home)
             shutil.rmtree(home, ignore_errors=True)
-
-
-def start(home: Path, env: dict[str, str], recipe: Recipe, run: Path, registry_url: str = "") -> Simulation:
-    """Write the app folder and start `flwr run` in a session of its own."""
-    app, log = home / "app", run / "flower.log"
-    app.mkdir()
-    (app / "pyproject.toml").write_text(APP, encoding="utf-8")
-    (app / "fedkd_run.py").write_text(ENTRY, encoding="utf-8")
-    (home / "ray_bootstrap_config.yaml").write_text(BOOTSTRAP, encoding="utf-8")
-    nodes = recipe.federation.edges + recipe.federation.users
-    resources = f"num-supernodes={nodes} client-resources-num-cpus=1"
-    if recipe.run.device.startswith("cuda"):
-        resources += f" client-resources-num-gpus={1 / nodes:.4f}"
-    config = f"recipe='{run / 'recipe.yaml'}' out-dir='{run}' registry-url='{registry_url}'"
-    command = [*FLWR, "run", str(app), "--stream"]
-    command += ["--federation-config", resources, "--run-config", config]
-    with log.open("wb") as stream:
-        process = subprocess.Popen(
-            command,
-            env=env,
-            cwd=home,
-            stdin=subprocess.DEVNULL,
-            stdout=stream,
-            stderr=stream,
-            start_new_session=True,
-        )
-    return Simulation(process, home, env, log)
-
-
-def family(home: Path) -> list[psutil.Process]:
-    """Every process whose FLWR_HOME is that of this simulation: SuperLink, ServerApp, Ray and its workers."""
-    found, mark = [], str(home / "flwr")
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error, OSError):
-            if process.pid != os.getpid() and process.environ().get("FLWR_HOME") == mark:
-                found.append(process)
-    return found
-
-
-def sweep(home: Path, patience_s: float = 5.0) -> None:
-    """End all processes of a simulation: politely, then for good."""
-    deadline = time.monotonic() + 4 * patience_s
-    polite = True
-    while (left := family(home)) and time.monotonic() < deadline:
-        for process in left:
-            with contextlib.suppress(psutil.Error):
-                process.terminate() if polite else process.kill()
-        psutil.wait_procs(left, timeout=patience_s if polite else 1.0)
-        polite = False
-
-
-@contextlib.contextmanager
-def unhurried() -> Iterator[None]:
-    """Ignore a second Ctrl-C while cleaning up."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def last_error(run: Path, log: Path) -> tuple[str, bool]:
-    """What stopped a failed run in one line, and whether it is a defect of ours."""
-    path = run / "error.json"
-    if path.is_file():
-        facts = json.loads(path.read_text(encoding="utf-8"))
-        return str(facts["error"]), bool(facts["defect"])
-    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    return (lines[-1][:300] if lines else "Flower did not start"), True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -10,6 +11,8 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+PHASES = ("describe", "refresh", "synthesise", "finetune", "distil", "publish", "redistribute")  # of a round
 
 
 class RunState:
@@ -44,21 +47,38 @@ class RunState:
         path = self.round_folder(number) / f"{phase}.json"
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
-    def event(self, kind: str, **facts: Any) -> None:
-        """Append one line to progress.jsonl."""
-        line = json.dumps({"time": time.time(), "event": kind, **facts})
-        with (self.run / "progress.jsonl").open("a", encoding="utf-8") as stream:
-            stream.write(line + "\n")
+    def append(self, path: Path, facts: dict[str, Any]) -> None:
+        """Add a line of JSON to a file; one that a kill left torn stays a line of its own."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a+b") as stream:
+            if stream.seek(0, os.SEEK_END):
+                stream.seek(-1, os.SEEK_END)
+                torn = stream.read(1) != b"\n"
+                stream.write(b"\n" * torn)
+            stream.write(json.dumps(facts, allow_nan=False).encode() + b"\n")
 
-    def progress(self, number: int, phase: str) -> Callable[[int, int], None]:
-        """A progress callable that logs at most two events a second."""
+    def lines(self, path: Path) -> list[dict[str, Any]]:
+        """What `append` added to a file, without lines that a kill left torn."""
+        found = []
+        for line in path.read_bytes().splitlines() if path.is_file() else []:
+            with contextlib.suppress(ValueError):
+                found.append(json.loads(line))
+        return found
+
+    def event(self, kind: str, **facts: Any) -> None:
+        """Append one line to progress.jsonl, with the processor seconds that this thread has used."""
+        now = {"time": time.time(), "cpu_s": round(time.thread_time(), 4)}
+        self.append(self.run / "progress.jsonl", {**now, "event": kind, **facts})
+
+    def progress(self, number: int, phase: str) -> Callable[..., None]:
+        """A progress callable `(done, total, **facts)` that logs at most two events a second."""
         last = [0.0]
 
-        def report(done: int, total: int) -> None:
+        def report(done: int, total: int, **facts: Any) -> None:
             now = time.monotonic()
             if now - last[0] >= 0.5 or done >= total:
                 last[0] = now
-                self.event("progress", round=number, phase=phase, done=done, total=total)
+                self.event("progress", round=number, phase=phase, done=done, total=total, **facts)
 
         return report
 

@@ -10,9 +10,10 @@ from fedkd.checkpoints.manifest import CheckpointError
 from fedkd.checkpoints.registry import Registry
 from fedkd.recipe import Recipe
 from server.delivery import delivered
-from server.state import RunState
+from server.events import events
+from server.provenance import audit_state, family
+from server.state import PHASES, RunState
 
-PHASES = ("describe", "refresh", "synthesise", "finetune", "distil", "publish", "redistribute")
 SCORES = ("accuracy", "known", "taught", "concepts")
 
 
@@ -62,6 +63,9 @@ def compose(recipe: Recipe, run: Path, registry: Path) -> dict[str, Any]:
         "rounds": rounds,
         "edges": next((r["edges"] for r in reversed(rounds) if r["edges"]), []),
         "seeds": {"run": recipe.run.seed},
+        "events": events(state, recipe.federation.rounds),
+        "audit": audit_state(run),
+        "run": recipe.run.name if run.parent.name == "runs" else str(run),
     }
     if "metrics" in base:
         report["base"] = {key: base["metrics"].get(key) for key in SCORES}
@@ -75,6 +79,7 @@ def compose(recipe: Recipe, run: Path, registry: Path) -> dict[str, Any]:
     reference = served[-1] if served else base.get("checkpoint", "")
     if reference:
         store = Registry(registry)
+        report["lineage"] = family(store, [base["checkpoint"], *(r["checkpoint"] for r in taught)])
         try:
             manifest, path = store.manifest(reference), store.resolve(reference)
         except CheckpointError as error:

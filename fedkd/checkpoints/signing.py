@@ -119,14 +119,30 @@ def key_claim(key: Path) -> str:
 
     from cryptography.hazmat.primitives import serialization as pem
 
+    text = public_key(key).public_bytes(pem.Encoding.PEM, pem.PublicFormat.SubjectPublicKeyInfo)
+    return f"key:{hashlib.sha256(text).hexdigest()}"
+
+
+def public_key(key: Path) -> Any:
+    """The public half of a private or public key (PEM); CheckpointError when the file is none."""
+    from cryptography.hazmat.primitives import serialization as pem
+
     try:
         data = key.read_bytes()
         private = b"PRIVATE KEY" in data
-        public = pem.load_pem_private_key(data, None).public_key() if private else pem.load_pem_public_key(data)
+        return pem.load_pem_private_key(data, None).public_key() if private else pem.load_pem_public_key(data)
     except (OSError, ValueError, TypeError) as error:
         raise _unusable_key(key, error) from error
-    text = public.public_bytes(pem.Encoding.PEM, pem.PublicFormat.SubjectPublicKeyInfo)
-    return f"key:{hashlib.sha256(text).hexdigest()}"
+
+
+def private_key(key: Path) -> Any:
+    """A private key (PEM, without a password); CheckpointError when the file is none."""
+    from cryptography.hazmat.primitives import serialization as pem
+
+    try:
+        return pem.load_pem_private_key(key.read_bytes(), None)
+    except (OSError, ValueError, TypeError) as error:
+        raise _unusable_key(key, error) from error
 
 
 def check_policy(policy: TrustPolicy) -> None:

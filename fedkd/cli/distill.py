@@ -42,7 +42,7 @@ def distill(
 
     In two processes without a GPU: torchrun --nproc-per-node 2 -m fedkd.cli.main distill mine.yaml
     """
-    from fedkd.cli.simulate import guard_with, shown
+    from fedkd.cli.run_folder import guard_with, shown
 
     if not first_process():
         console.quiet = True
@@ -88,7 +88,7 @@ def anchored(recipe: Recipe) -> Recipe:
     """The recipe with absolute paths, so that it can be gone on with from anywhere."""
     import dataclasses
 
-    from fedkd.cli.simulate import anchored as with_absolute_paths
+    from fedkd.cli.run_folder import anchored as with_absolute_paths
 
     def absolute(path: str) -> str:
         place = Path(path).expanduser()
@@ -105,7 +105,7 @@ def check_same(recipe: Recipe, saved: Path) -> None:
     """RecipeError that names the first field in which the run's own recipe differs."""
     from omegaconf import OmegaConf
 
-    from fedkd.cli.simulate import shown
+    from fedkd.cli.run_folder import shown
     from fedkd.recipe import RecipeError, load_recipe
 
     def flat(value: Any, name: str = "") -> dict[str, Any]:
@@ -124,7 +124,7 @@ def check_same(recipe: Recipe, saved: Path) -> None:
 
 def resumed(run: str, name: str, overrides: list[str]) -> tuple[Recipe, Path]:
     """The saved recipe and folder of an earlier run."""
-    from fedkd.cli.simulate import resumed as saved_run
+    from fedkd.cli.run_folder import resumed as saved_run
 
     recipe, folder = saved_run(run, name, overrides)
     check_kind(recipe, run, "distill")
@@ -135,7 +135,7 @@ def carry_out(recipe: Recipe, run: Path) -> None:
     """Do what is left of the job, show it, and print where the results are."""
     import sys
 
-    from fedkd.cli.simulate import shown
+    from fedkd.cli.run_folder import shown
 
     if (run / "report.html").is_file() and (run / "student.safetensors").is_file():
         console.print(f"{shown(run)} is finished; for another run give run.name=other", markup=False, soft_wrap=True)

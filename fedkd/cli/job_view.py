@@ -87,7 +87,7 @@ class JobView:
 
 def summarise(console: Console, report: dict[str, Any], run: Path) -> None:
     """The closing table: student and teacher at each step count; then where everything is."""
-    from fedkd.cli.simulate import shown
+    from fedkd.cli.run_folder import shown
 
     rows = [row for row in report["steps"] if row["accuracy"] is not None]
     if rows:

@@ -7,9 +7,11 @@ from typing import Annotated
 import typer
 
 from fedkd import __version__
+from fedkd.cli.audit import audit
 from fedkd.cli.bench import bench
 from fedkd.cli.checkpoints import checkpoints
 from fedkd.cli.distill import distill
+from fedkd.cli.federate import federate
 from fedkd.cli.generate import generate
 from fedkd.cli.keys import keys
 from fedkd.cli.plan import plan
@@ -18,8 +20,10 @@ from fedkd.cli.publish import publish
 from fedkd.cli.pull import pull
 from fedkd.cli.recipes import recipes
 from fedkd.cli.registry import registry
+from fedkd.cli.report import report
 from fedkd.cli.serve import serve
 from fedkd.cli.simulate import simulate
+from fedkd.cli.watch import watch
 
 HELP = """Federated distillation of Stable Diffusion, and split inference between device and edge.
 
@@ -33,6 +37,9 @@ HELP = """Federated distillation of Stable Diffusion, and split inference betwee
   fedkd recipes show quickstart      everything a run is made of
   fedkd simulate quickstart run.seed=1 run.name=again
                                      change one thing
+  fedkd federate --help              the same with nodes on other machines
+  fedkd report quickstart            one page of a run, whatever it got to
+  fedkd watch quickstart             look on while it runs, from another terminal
   fedkd distill --help               a few-step student from teachers of your own
   fedkd serve --help                 serve a checkpoint from an edge
   fedkd generate --help              draw a picture with that edge
@@ -41,6 +48,7 @@ HELP = """Federated distillation of Stable Diffusion, and split inference betwee
   fedkd pull --help                  a version from there, only what is missing
   fedkd registry serve --help        a registry for edges on other machines
   fedkd keys new --help              keys to sign with, and to trust
+  fedkd audit verify --help          whether a run's audit log is as it was written
   fedkd plan --help                  how many steps, where, at what cost
   fedkd bench federated              the student against FedAvg
 """
@@ -75,7 +83,8 @@ app.add_typer(checkpoints, name="checkpoints")
 app.add_typer(registry, name="registry")
 app.add_typer(keys, name="keys")
 app.add_typer(plan, name="plan")
-for verb in (simulate, distill, generate, serve, publish, pull, bench, pretrain):
+app.add_typer(audit, name="audit")
+for verb in (simulate, federate, report, watch, distill, generate, serve, publish, pull, bench, pretrain):
     app.command(verb.__name__)(verb)
 
 if __name__ == "__main__":

@@ -59,6 +59,7 @@ def distil(
     modules: dict[str, Any] | None = None,
     fixed: dict[str, float] | None = None,
     base_teaches: bool = False,
+    distrusted: dict[str, str] | None = None,
     folder: Path | None = None,
     after_step: AfterStep | None = None,
     watch: Watch | None = None,
@@ -69,8 +70,9 @@ def distil(
     for pictures from elsewhere. An adapter that does not fit or is not finite is left out with the
     pictures it would have taught; one that is worse than the base on its own held-out pictures keeps
     them and gets lambda 0. Deterministic in its inputs and `seed`; `pipe` ends as it was. `base_teaches`
-    counts BASE among the teachers of a global lambda. With a `folder` a killed run is gone on with.
-    `watch` is shown the method after each step. Raises ValueError when no teacher is left.
+    counts BASE among the teachers of a global lambda; `distrusted` {teacher: reason} have lambda 0. With a
+    `folder` a killed run is gone on with. `watch` is shown the method after each step. Raises ValueError when
+    no teacher is left.
     """
     config, denoiser = recipe.distillation, denoiser_of(pipe)
     modules, left_out = dict(modules or {}), {}
@@ -110,6 +112,7 @@ def distil(
             held_out=held_out,
             fixed=fixed,
             base_teaches=base_teaches or names == [BASE],
+            distrusted=distrusted,
             seed=seed,
         )
         lesson = Lesson(

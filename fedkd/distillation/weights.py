@@ -23,9 +23,12 @@ def set_weights(
     held_out: torch.Tensor,
     fixed: dict[str, float] | None = None,
     base_teaches: bool = False,
+    distrusted: dict[str, str] | None = None,
     seed: int,
 ) -> dict[str, str]:
     """Fill `teachers.table` by `distillation.teacher_weights`; returns {teacher: why its lambda is 0}.
+
+    `distrusted` are teachers that are known to be none, by reason: their lambda is 0 whatever their loss.
 
     `source` (N,) says which teacher drew a picture, -1 where nobody knows. `held_out` (M,) are indices of
     pictures that the student is not trained on; teachers are judged on those.
@@ -39,7 +42,7 @@ def set_weights(
     names = teachers.names
     edges = [i for i, name in enumerate(names) if name != BASE or base_teaches]
     errors = held_out_errors(teachers, examples, source, held_out, seed)
-    left_out = outliers(names, errors, config.outlier)
+    left_out = outliers(names, errors, config.outlier) | (distrusted or {})
     trusted = torch.tensor([float(name not in left_out) for name in names])
     if left_out and not trusted[edges].any():
         reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())

@@ -38,10 +38,16 @@ RANGES: dict[str, tuple[float, float]] = {
     "synthesis.strength": (0.01, 1.0),
     "synthesis.min_distance": (0.0, 1.0),
     "federation.quorum": (0.0, 1.0),
+    "federation.phase_timeout_s": (0.1, 1e7),
+    "federation.max_message_mb": (0.001, 1e5),
+    "federation.wait_s": (0.0, 1e7),
     "federation.edges": (1, 10_000),
     "federation.users": (1, 1_000_000),
     "federation.rounds": (1, 100_000),
     "finetune.steps": (1, 10**9),
+    "finetune.dp.epsilon": (0.0, 1e6),
+    "finetune.dp.delta": (1e-12, 0.5),
+    "finetune.dp.max_grad_norm": (1e-6, 1e6),
     "distillation.steps": (1, 10**9),
     "distillation.batch_size": (1, 10**6),
     "distillation.learning_rate": (1e-12, 1.0),
@@ -60,6 +66,10 @@ RANGES: dict[str, tuple[float, float]] = {
     "distillation.consistency.target_decay": (0.0, 0.9999),
     "distillation.consistency.huber_c": (0.0, 1e3),
     "distillation.lora.rank": (1, 10**6),
+    "trust.max_pictures": (1, 10**9),
+    "trust.max_update": (1e-6, 1e9),
+    "trust.norm_outlier": (1.0, 1e9),
+    "trust.cosine_outlier": (0.0, 1e9),
     "model.num_inference_steps": (1, 1000),
     "evaluation.num_inference_steps": (1, 1000),
     "synthesis.num_inference_steps": (1, 1000),
@@ -76,6 +86,9 @@ RANGES: dict[str, tuple[float, float]] = {
     "serving.on_demand_models": (1, 10**4),
     "serving.gossip_s": (0.01, 3600.0),
 }
+
+QUORUM_PHASES = ("describe", "refresh", "synthesise", "finetune")  # in which too few answers stop a run
+ASKING_PHASES = (*QUORUM_PHASES, "redistribute")  # in which nodes are asked
 
 
 def nearest(word: str, known: list[str] | tuple[str, ...]) -> str:
@@ -110,6 +123,8 @@ def check_values(recipe: Recipe) -> None:
         value = OmegaConf.select(config, dotted)
         if not low <= value <= high:
             raise RecipeError(f"{dotted}={value} is out of range; give a value from {low:g} to {high:g}")
+    _check_phases("federation.quorums", recipe.federation.quorums, QUORUM_PHASES, (0.0, 1.0))
+    _check_phases("federation.deadlines_s", recipe.federation.deadlines_s, ASKING_PHASES, (0.1, 1e7))
     _check_distillation(recipe)
     check_registry_url(recipe.federation.registry_url)
     if recipe.data.source == "folder" and not recipe.data.path:
@@ -119,6 +134,16 @@ def check_values(recipe: Recipe) -> None:
             f"federation.users={recipe.federation.users} is below federation.edges={recipe.federation.edges}; "
             "each edge needs at least one user"
         )
+
+
+def _check_phases(field: str, given: dict[str, float], phases: tuple[str, ...], allowed: tuple[float, float]) -> None:
+    """Raise RecipeError for a phase that nobody is asked in, and for a value out of range."""
+    low, high = allowed
+    for phase, value in given.items():
+        if phase not in phases:
+            raise RecipeError(f"{field} has '{phase}'; {nearest(phase, phases)}")
+        if not low <= value <= high:
+            raise RecipeError(f"{field}.{phase}={value} is out of range; give a value from {low:g} to {high:g}")
 
 
 def _check_distillation(recipe: Recipe) -> None:

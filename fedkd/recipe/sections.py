@@ -53,7 +53,10 @@ class FederationConfig:
     users: int = 4
     rounds: int = 2
     quorum: float = 0.5  # share of the nodes asked in a phase that must answer well
+    quorums: dict[str, float] = field(default_factory=dict)  # {phase: its own quorum}, e.g. {finetune: 0.9}
     phase_timeout_s: float = 600.0
+    deadlines_s: dict[str, float] = field(default_factory=dict)  # {phase: its own time limit}
+    wait_s: float = 120.0  # a run's first round waits so long for all nodes; later ones for a quorum of them
     max_message_mb: float = 256.0
     registry_url: str = ""  # http(s)://, s3:// or file:///: nodes pull here; empty: simulate serves, else in messages
 
@@ -86,6 +89,15 @@ class LoraConfig:
 
 
 @dataclass
+class DPConfig:
+    """Differentially private LoRA training (DP-SGD); the unit is one picture of what is trained on."""
+
+    epsilon: float = 0.0  # 0: not private
+    delta: float = 1e-5
+    max_grad_norm: float = 1.0  # each picture's gradient is clipped to this norm
+
+
+@dataclass
 class FinetuneConfig:
     """LoRA fine-tuning of the cached model on D_E^b at an edge."""
 
@@ -94,6 +106,7 @@ class FinetuneConfig:
     learning_rate: float = 3e-3
     caption_dropout: float = 0.1
     lora: LoraConfig = field(default_factory=LoraConfig)
+    dp: DPConfig = field(default_factory=DPConfig)  # of edges, and of the adapters that users draw with
 
 
 @dataclass
@@ -174,6 +187,16 @@ class DistillationConfig:
 
 
 @dataclass
+class TrustConfig:
+    """What the cloud takes from users and edges, and when an adapter that it took is not believed (lambda 0)."""
+
+    max_pictures: int = 10_000  # a user's set of more is refused
+    max_update: float = 10.0  # an adapter is refused whose update BA is so many times a layer's weight (Frobenius)
+    norm_outlier: float = 4.0  # lambda 0: an update so many times the median update of the others
+    cosine_outlier: float = 0.25  # lambda 0: an update that points away from the others by this share of their accord
+
+
+@dataclass
 class EvaluationConfig:
     """How models are scored between phases."""
 
@@ -228,7 +251,7 @@ class RunConfig:
     device: str = "cpu"
     dtype: str = "float32"
     threads: int = 1  # torch threads of every Flower client process
-    tracker: str = ""  # tensorboard | trackio | wandb, for `fedkd distill`; empty: none
+    tracker: str = ""  # tensorboard | trackio | wandb: losses of a job, figures of each round; empty: none
 
 
 @dataclass
@@ -270,6 +293,7 @@ class Recipe:
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     teachers: list[TeacherConfig] = field(default_factory=list)  # of a distillation job
     distillation: DistillationConfig = field(default_factory=DistillationConfig)
+    trust: TrustConfig = field(default_factory=TrustConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     serving: ServingConfig = field(default_factory=ServingConfig)
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)

@@ -9,7 +9,8 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from fedkd.cli.simulate import anchored, registry_for
+from fedkd.cli.carry_out import registry_for
+from fedkd.cli.run_folder import anchored
 from fedkd.recipe import load_recipe
 from tests.checkpoints.published import Source
 
