@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 from flwr.app import Context, Error, Message, RecordDict
@@ -14,14 +14,29 @@ Fault = Callable[[Message, Message | None], Message | None]
 
 
 class LoopbackGrid(Grid):
-    """`faults` maps (partition, phase) to what happens to that node's reply: raise, change or drop it."""
+    """`faults` maps (partition, phase) to what happens to that node's reply: raise, change or drop it.
 
-    def __init__(self, nodes: int, faults: dict[tuple[int, str], Fault] | None = None) -> None:
-        from clients.app import app
+    `here(partition, round)` says whether a node is connected when a round begins. A `twice` partition's replies come
+    twice, those of a `late` (partition, phase) when the next messages are sent.
+    """
+
+    def __init__(
+        self,
+        nodes: int,
+        faults: dict[tuple[int, str], Fault] | None = None,
+        *,
+        app: Callable[[Message, Context], Message] | None = None,
+        here: Callable[[int, int], bool] = lambda partition, number: True,
+        twice: Collection[int] = (),
+        late: Collection[tuple[int, str]] = (),
+    ) -> None:
+        from clients.app import app as real
 
         TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
-        self.app, self.faults = app, faults or {}
-        self.nodes = {1000 + 7 * ((i * 5) % nodes): i for i in range(nodes)}  # ids in another order than partitions
+        self.app, self.faults = app or real, faults or {}
+        self.here, self.twice, self.late, self.round = here, twice, late, 0
+        self.held: dict[str, Message] = {}
+        self.nodes = {1000 + 7 * (-i % nodes): i for i in range(nodes)}  # ids in another order than partitions
         self.replies: dict[str, Message] = {}
         self.sent: list[Message] = []
         self.received: list[Message] = []
@@ -47,19 +62,24 @@ class LoopbackGrid(Grid):
         return Message(content, dst_node_id, message_type, group_id=group_id, ttl=ttl)
 
     def get_node_ids(self) -> Iterable[int]:
-        """All nodes."""
-        return list(self.nodes)
+        """The nodes that are connected."""
+        return [node for node, partition in self.nodes.items() if self.here(partition, self.round + 1)]
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Carry each message out at once; its reply waits to be pulled."""
         ids = []
+        self.replies |= self.held
+        self.held = {}
         for message in messages:
+            self.round = max(self.round, int(message.metadata.group_id))
             message.metadata.__dict__["_message_id"] = str(next(self.numbers))
             self.sent.append(message)
             ids.append(message.metadata.message_id)
             reply = self.carry_out(message)
             if reply is not None:
-                self.replies[message.metadata.message_id] = reply
+                phase = message.metadata.message_type.rpartition(".")[2]
+                late = (self.nodes[message.metadata.dst_node_id], phase) in self.late
+                (self.held if late else self.replies)[message.metadata.message_id] = reply
                 self.received.append(reply)
         return ids
 
@@ -83,7 +103,10 @@ class LoopbackGrid(Grid):
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """Replies that are there, in reverse: arrival order must not matter."""
-        return [self.replies.pop(i) for i in reversed(list(message_ids)) if i in self.replies]
+        found = [self.replies.pop(i) for i in reversed(list(message_ids)) if i in self.replies]
+        asked = {message.metadata.message_id: message for message in self.sent}
+        again = (asked[reply.metadata.reply_to_message_id].metadata.dst_node_id for reply in found)
+        return [*found, *(r for r, node in zip(found, again, strict=True) if self.nodes[node] in self.twice)]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         """Push, then pull."""
