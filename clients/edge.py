@@ -8,6 +8,7 @@ from flwr.app import RecordDict
 
 from clients.node import NodeError, Request, use_threads
 from clients.payload import pack
+from clients.pipelines import pipeline
 
 
 def refresh(request: Request) -> RecordDict:
@@ -20,26 +21,28 @@ def finetune(request: Request) -> RecordDict:
     """D_E^b → adapter_b: LoRA on the cached model over the union of the users' sets, and its accuracy."""
     if request.node.role != "edge":
         raise NodeError(f"{request.node.name} is a {request.node.role}; only an edge fine-tunes")
-    from datasets import concatenate_datasets
-
-    from fedkd.data.packing import unpack_dataset
+    from fedkd.data.packing import unpack_rows
+    from fedkd.data.sources import to_dataset
     from fedkd.evaluation.accuracy import evaluate
     from fedkd.models.adapter import load_adapter, remove_adapters
-    from fedkd.models.pipeline import denoiser_of, load_pipeline
+    from fedkd.models.pipeline import denoiser_of
     from fedkd.training.finetune import finetune as train_adapter
+    from fedkd.training.finetune import privacy_of
 
     recipe = request.recipe
     use_threads(recipe)
     limit = int(recipe.federation.max_message_mb * 2**20)
-    sets = [unpack_dataset(request.files[str(name)], max_bytes=limit) for name in request.task["sets"]]
+    pictures = [row for name in request.task["sets"] for row in unpack_rows(request.files[str(name)], limit)]
     with request.cache.lease() as checkpoint:
-        pipe = load_pipeline(
-            str(checkpoint), device=recipe.run.device, dtype=recipe.run.dtype, scheduler=recipe.model.scheduler
-        )
+        pipe = pipeline(request.cache.digest, checkpoint, recipe)
     adapter, curves = train_adapter(
-        pipe, concatenate_datasets(sets), recipe.finetune, seed=request.seed, progress=request.progress()
+        pipe, to_dataset(pictures), recipe.finetune, seed=request.seed, progress=request.progress()
     )
     load_adapter(denoiser_of(pipe), adapter, "edge")
     metrics = evaluate(pipe, recipe, seed=int(request.task["evaluation_seed"]))
     remove_adapters(denoiser_of(pipe))
-    return pack({"metrics": metrics, "loss": curves["loss"]}, {"adapter": adapter})
+    facts = {"metrics": metrics, "loss": curves["loss"]}
+    spent = privacy_of(recipe.finetune, len(pictures))
+    if spent is not None:
+        facts["privacy"] = spent.facts()
+    return pack(facts, {"adapter": adapter})

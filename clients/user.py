@@ -8,6 +8,7 @@ from flwr.app import RecordDict
 
 from clients.node import NodeError, Request, use_threads
 from clients.payload import pack
+from clients.pipelines import pipeline
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -32,16 +33,13 @@ def synthesise(request: Request) -> RecordDict:
     if request.node.role != "user":
         raise NodeError(f"{request.node.name} is an {request.node.role}; only a user synthesises")
     from fedkd.data.packing import pack_dataset
-    from fedkd.models.pipeline import load_pipeline
     from fedkd.synthesis.synthesise import synthesise as make_synthetic
 
     recipe = request.recipe
     use_threads(recipe)
     taken = request.checkpoint()
     private, skipped = private_images(request)
-    pipe = load_pipeline(
-        str(taken.folder), device=recipe.run.device, dtype=recipe.run.dtype, scheduler=recipe.model.scheduler
-    )
+    pipe = pipeline(request.cache.digest, taken.folder, recipe)
     synthetic, audit = make_synthetic(pipe, private, recipe, request.seed)
     audit = {**audit, "skipped": len(skipped)}
     facts = {"audit": audit, "edge": request.node.edge, "checkpoint_bytes": taken.cost()}

@@ -18,9 +18,12 @@ def main(grid: Grid, context: Context) -> None:
 
     import torch
 
+    from fedkd.distillation.jobs.tracking import Tracker, check_tracker
     from fedkd.recipe import check_registry_url, load_recipe, registry_dir, run_dir, save_recipe
     from server.exchange import first_line
     from server.rounds import Federation
+    from server.run_report import write_run_report
+    from server.tracking import RoundTracker
 
     config = context.run_config
     recipe = load_recipe(str(config["recipe"]), shlex.split(str(config.get("overrides", ""))))
@@ -35,7 +38,11 @@ def main(grid: Grid, context: Context) -> None:
     url = check_registry_url(str(config.get("registry-url", "")), "run-config registry-url")
     federation = Federation(grid, recipe, run, registry, registry_url=url)
     try:
-        federation.go()
+        check_tracker(recipe.run.tracker)
+        with Tracker(recipe, run) as tracker:
+            if recipe.run.tracker:
+                federation.after_round = RoundTracker(federation.state, tracker).sent
+            federation.go()
     except BaseException as error:
         defect = not isinstance(error, (ValueError, OSError))
         facts = {"error": first_line(error), "type": type(error).__name__, "defect": defect}
@@ -43,14 +50,4 @@ def main(grid: Grid, context: Context) -> None:
         federation.state.event("failed", **facts)
         raise
     finally:
-        report_so_far(federation)
-
-
-def report_so_far(federation: object) -> None:
-    """Write report.json and report.html from whatever phases are done."""
-    from fedkd.evaluation.report import write_report
-    from server.rounds import Federation
-    from server.summary import compose
-
-    assert isinstance(federation, Federation)
-    write_report(compose(federation.recipe, federation.run, federation.registry.root), federation.run)
+        write_run_report(run)

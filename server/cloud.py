@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from dataclasses import replace
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset, concatenate_datasets
+from datasets import Dataset
 from safetensors import safe_open
 
 from fedkd.checkpoints.audit_log import AuditLog
@@ -18,7 +19,7 @@ from fedkd.checkpoints.lora_merge import LORA_NAME
 from fedkd.checkpoints.manifest import CheckpointError, Derivation, Manifest, file_digest
 from fedkd.checkpoints.registry import Registry
 from fedkd.checkpoints.signing import key_claim, sign, signer_of
-from fedkd.data.packing import PackError, pack_dataset, unpack_dataset
+from fedkd.data.packing import PackError, gather, pack_dataset, unpack_dataset, unpack_rows
 from fedkd.distillation.distil import distil
 from fedkd.distillation.pictures import draw_replay
 from fedkd.distillation.robust import update_outliers
@@ -116,17 +117,18 @@ class Cloud:
         digests = {name: {"adapter": file_digest(path)} for name, path in files.items() if path.is_file()}
         return {name: {"lambda": weights[name], **digests.get(name, {})} for name in files}
 
-    def accept_set(self, data: bytes) -> Dataset:
-        """A user's synthetic set, checked; PackError when it is malformed or empty, too large or of another size."""
-        dataset = unpack_dataset(
+    def accept_set(self, data: bytes) -> int:
+        """The number of pictures of a user's synthetic set; PackError when it is malformed, empty or too large."""
+        rows = unpack_rows(
             data,
             max_bytes=int(self.recipe.federation.max_message_mb * 2**20),
             max_pictures=self.recipe.trust.max_pictures,
             side=self.recipe.model.resolution,
         )
-        if not len(dataset):
+        count = sum(1 for _ in rows)
+        if not count:
             raise PackError("the synthetic set is empty")
-        return dataset
+        return count
 
     def accept_adapter(self, reference: str, data: bytes) -> None:
         """Raise AdapterError unless the adapter is one of the recipe's kind, finite, and small against the parent."""
@@ -156,8 +158,8 @@ class Cloud:
         """Train the round's student from durable inputs only; writes student.safetensors, returns facts."""
         folder = self.state.round_folder(number)
         shares = {
-            edge: concatenate_datasets([unpack_dataset(path.read_bytes(), max_bytes=NO_LIMIT) for path in paths])
-            for edge, paths in sorted(sets.items())
+            edge: gather((path.read_bytes() for path in paths), folder / "gathered" / f"{place}.arrow")
+            for place, (edge, paths) in enumerate(sorted(sets.items()))
         }
         replay = self.replay(number, parent)
         if len(replay):
@@ -172,10 +174,11 @@ class Cloud:
             distrusted=update_outliers(given, self.recipe.trust),
             seed=seed_of(self.recipe.run.seed, number, "distil"),
             folder=folder / "distil",
-            after_step=lambda step, total, losses: progress(step, total),
+            after_step=lambda step, total, losses: progress(step, total, **shown_losses(losses)),
         )
         self.state.write_bytes(folder / "student.safetensors", done.student)
-        shutil.rmtree(folder / "distil", ignore_errors=True)
+        for used in ("distil", "gathered"):
+            shutil.rmtree(folder / used, ignore_errors=True)
         return {
             "loss": done.curves,
             "teacher_weights": done.teacher_weights,
@@ -235,7 +238,7 @@ class Cloud:
             parents=[parent],
             recipe_digest=recipe_digest(self.recipe),
             round=number,
-            metrics=metrics,
+            metrics={**metrics, **privacy_of(self.state, number)},
             alias=alias,
             licence=self.registry.manifest(parent).licence,
             base_model=self.recipe.model.path,
@@ -248,6 +251,11 @@ class Cloud:
         self.log_published(manifest, alias, teachers=self.lessons(number, distilled["teacher_weights"]))
         shutil.rmtree(folder, ignore_errors=True)
         return {"checkpoint": manifest.reference, "alias": alias, "metrics": metrics}
+
+
+def shown_losses(losses: dict[str, float]) -> dict[str, float]:
+    """The loss of a step for whoever watches; nothing where it is not finite."""
+    return {"loss": float(losses["loss"])} if math.isfinite(losses.get("loss", math.nan)) else {}
 
 
 def keep_unchanged(parent: Path, child: Path, changed: set[str]) -> None:
@@ -273,3 +281,12 @@ def licence_of(folder: Path) -> str:
     card = folder / "README.md"
     lines = card.read_text(encoding="utf-8").splitlines() if card.is_file() else []
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("license:")), "")
+
+
+def privacy_of(state: RunState, number: int) -> dict[str, Any]:
+    """{"privacy": {node: {"epsilon", "delta"}}} of the edges and users that trained with differential privacy."""
+    edges = (state.finished(number, "finetune") or {}).get("edges", [])
+    users = (state.finished(number, "synthesise") or {}).get("users", [])
+    told = {edge["name"]: edge["privacy"] for edge in edges if "privacy" in edge}
+    told |= {user["name"]: {key: user[key] for key in ("epsilon", "delta")} for user in users if "epsilon" in user}
+    return {"privacy": told} if told else {}

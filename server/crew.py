@@ -57,7 +57,12 @@ class Crew:
         ids = self.wait()
         content = instructions.build(number, "describe", None, None, {})
         requests: Requests = {key_of(node): (node, lambda: content) for node in ids}
-        result = self.ask(number, "describe", "query.describe", requests, lambda key, task, files: described(key, task))
+        registered = {key_of(node.node_id): node.name for node in self.grid.get_nodes()}  # empty where no keys are
+
+        def check(key: str, task: dict[str, Any], files: dict[str, bytes]) -> Member:
+            return described(key, task, registered.get(key) or "")
+
+        result = self.ask(number, "describe", "query.describe", requests, check)
         self.members, result = by_name(result, self.members.values())
         need_quorum("describe", self.recipe.federation, max(self.expected, len(ids)), result)
         self.keep(number, "describe", result, nodes=[member.facts() for member in self.members.values()])
@@ -69,6 +74,13 @@ class Crew:
         named = [name for name in requests if name in self.members]
         self.state.event("phase_start", round=number, phase=phase, nodes=named)
         config = self.recipe.federation
+
+        def seen(name: str, task: dict[str, Any], files: dict[str, bytes]) -> Any:
+            answer = check(name, task, files)
+            if name in self.members:
+                self.state.event("answered", round=number, phase=phase, node=name)
+            return answer
+
         return exchange(
             self.grid,
             requests,
@@ -76,7 +88,7 @@ class Crew:
             group=str(number),
             timeout_s=config.deadlines_s.get(phase, config.phase_timeout_s),
             max_bytes=int(config.max_message_mb * 2**20),
-            check=check,
+            check=seen,
             store=store,
             progress=self.state.progress(number, phase),
         )

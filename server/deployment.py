@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import shutil
 import socket
 import subprocess
@@ -24,6 +25,7 @@ from server.processes import FLWR, environment, family, free_ports, sweep, unhur
 
 SUPERLINK, CONNECTION = "superlink", "fedkd"
 START_S = 90.0
+NODE_ID = re.compile(r'"node-id": "?(\d+)')  # in what `flwr supernode register` prints
 
 
 class DeploymentError(ValueError):
@@ -86,18 +88,21 @@ class Deployment:
     token: str
     hosts: Bridge | None = None
     parties: dict[str, Party] = field(default_factory=dict)
+    ids: dict[str, str] = field(default_factory=dict)  # Flower's of the registered nodes
 
     @property
     def ca(self) -> Path:
         """The certificate of the authority that nodes trust."""
         return self.folder / "certificates" / CA
 
-    def register(self, name: str, public: Path) -> None:
-        """Make the SuperLink know a node's key; DeploymentError when it does not take it."""
-        command = [*FLWR, "supernode", "register", str(public), CONNECTION, "--name", name]
+    def register(self, name: str, public: Path) -> str:
+        """Make the SuperLink know a node's key; the id that it gave. DeploymentError when it does not take the key."""
+        command = [*FLWR, "supernode", "register", str(public), CONNECTION, "--name", name, "--format", "json"]
         done = subprocess.run(command, env=self.env, cwd=self.folder, capture_output=True, text=True, timeout=120)
-        if done.returncode:
+        found = NODE_ID.search(done.stdout)
+        if done.returncode or found is None:
             raise DeploymentError(f"the SuperLink did not register '{name}': {(done.stderr or done.stdout).strip()}")
+        return found.group(1)
 
     def node(
         self,
@@ -115,7 +120,7 @@ class Deployment:
         """
         private, public = make_node_key(self.folder / "keys", name)
         if registered:
-            self.register(name, public)
+            self.ids[name] = self.register(name, public)
         inside: list[str] = []
         if self.hosts is not None:
             self.hosts.add(name)

@@ -32,14 +32,21 @@ def key_of(node: int) -> str:
     return f"{node:020d}"
 
 
-def described(key: str, facts: dict[str, Any]) -> Member:
-    """The member that an answer to `describe` describes; ValueError when it is malformed."""
+def described(key: str, facts: dict[str, Any], registered: str = "") -> Member:
+    """The member that an answer to `describe` describes; ValueError when it is malformed.
+
+    A node whose key was `registered` under a name has that name and no other: nobody is sent what is meant for
+    another by calling itself so.
+    """
     try:
         name, role, edge = check_name(str(facts["name"])), str(facts["role"]), str(facts["edge"])
         blobs = {str(digest) for digest in facts["blobs"]}
-        return Member(int(key), name, role, int(facts["index"]), edge, str(facts["digest"]), blobs)
+        member = Member(int(key), name, role, int(facts["index"]), edge, str(facts["digest"]), blobs)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"its description is malformed: {first_line(error)}") from error
+    if registered and name != registered:
+        raise ValueError(f"it calls itself '{name}', and its key is registered for '{registered}'; give it that name")
+    return member
 
 
 def by_name(result: Exchange, before: Iterable[Member]) -> tuple[dict[str, Member], Exchange]:

@@ -47,6 +47,7 @@ class Federation:
         self.crew = Crew(grid, recipe, self.state, self.audit, registry_url=self.registry_url, wait_s=wait_s)
         self.current = ""  # reference of the published checkpoint, name:version
         self.metrics: dict[str, Any] = {}  # what the current checkpoint scored
+        self.after_round: Callable[[int], None] = lambda number: None  # whoever wants to know of finished rounds
 
     def go(self) -> None:
         """Run every round that is not finished yet; QuorumError when too few nodes take part."""
@@ -68,6 +69,7 @@ class Federation:
             if self.state.finished(number, "redistribute") is None:
                 self.round(number)
             self.adopt(number)
+            self.after_round(number)
 
     def adopt(self, number: int) -> None:
         """Make the round's student the current checkpoint, unless it is only a candidate."""
@@ -139,7 +141,7 @@ class Federation:
         folder = self.state.round_folder(number) / "sets"
 
         def check(name: str, task: dict[str, Any], files: dict[str, bytes]) -> dict[str, Any]:
-            pictures = len(self.cloud.accept_set(files["set"]))
+            pictures = self.cloud.accept_set(files["set"])
             audit = {str(key): value for key, value in dict(task["audit"]).items()}
             if not all(value is None or isinstance(value, int | float) for value in audit.values()):
                 raise ValueError("its audit holds something that is not a number")
@@ -174,6 +176,8 @@ class Federation:
         def check(name: str, task: dict[str, Any], files: dict[str, bytes]) -> dict[str, Any]:
             self.cloud.accept_adapter(self.current, files["adapter"])
             facts = {key: task["metrics"].get(key) for key in ("accuracy", "known", "taught", "concepts")}
+            if "privacy" in task:
+                facts["privacy"] = {key: float(task["privacy"][key]) for key in ("epsilon", "delta")}
             return {"name": name, **facts, "loss": [float(value) for value in task["loss"]]}
 
         def store(name: str, answer: dict[str, Any], files: dict[str, bytes], result: Exchange) -> None:

@@ -66,18 +66,19 @@ class RunState:
         return found
 
     def event(self, kind: str, **facts: Any) -> None:
-        """Append one line to progress.jsonl."""
-        self.append(self.run / "progress.jsonl", {"time": time.time(), "event": kind, **facts})
+        """Append one line to progress.jsonl, with the processor seconds that this thread has used."""
+        now = {"time": time.time(), "cpu_s": round(time.thread_time(), 4)}
+        self.append(self.run / "progress.jsonl", {**now, "event": kind, **facts})
 
-    def progress(self, number: int, phase: str) -> Callable[[int, int], None]:
-        """A progress callable that logs at most two events a second."""
+    def progress(self, number: int, phase: str) -> Callable[..., None]:
+        """A progress callable `(done, total, **facts)` that logs at most two events a second."""
         last = [0.0]
 
-        def report(done: int, total: int) -> None:
+        def report(done: int, total: int, **facts: Any) -> None:
             now = time.monotonic()
             if now - last[0] >= 0.5 or done >= total:
                 last[0] = now
-                self.event("progress", round=number, phase=phase, done=done, total=total)
+                self.event("progress", round=number, phase=phase, done=done, total=total, **facts)
 
         return report
 

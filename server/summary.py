@@ -11,6 +11,7 @@ from fedkd.checkpoints.registry import Registry
 from fedkd.recipe import Recipe
 from server.delivery import delivered
 from server.events import events
+from server.provenance import audit_state, family
 from server.state import PHASES, RunState
 
 SCORES = ("accuracy", "known", "taught", "concepts")
@@ -63,6 +64,8 @@ def compose(recipe: Recipe, run: Path, registry: Path) -> dict[str, Any]:
         "edges": next((r["edges"] for r in reversed(rounds) if r["edges"]), []),
         "seeds": {"run": recipe.run.seed},
         "events": events(state, recipe.federation.rounds),
+        "audit": audit_state(run),
+        "run": recipe.run.name if run.parent.name == "runs" else str(run),
     }
     if "metrics" in base:
         report["base"] = {key: base["metrics"].get(key) for key in SCORES}
@@ -76,6 +79,7 @@ def compose(recipe: Recipe, run: Path, registry: Path) -> dict[str, Any]:
     reference = served[-1] if served else base.get("checkpoint", "")
     if reference:
         store = Registry(registry)
+        report["lineage"] = family(store, [base["checkpoint"], *(r["checkpoint"] for r in taught)])
         try:
             manifest, path = store.manifest(reference), store.resolve(reference)
         except CheckpointError as error:

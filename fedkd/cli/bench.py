@@ -7,14 +7,27 @@ from typing import Annotated
 
 import typer
 
-NAMES = ("federated", "distillation", "step-cost", "registry", "serving", "soak", "planning", "dispatch", "papers")
+NAMES = (
+    "federated",
+    "distillation",
+    "step-cost",
+    "registry",
+    "serving",
+    "soak",
+    "planning",
+    "dispatch",
+    "papers",
+    "privacy",
+    "scale",
+)
 
 
 def bench(
     name: Annotated[
         str,
         typer.Argument(
-            help="federated, distillation, step-cost, registry, serving, soak, planning, dispatch or papers."
+            help="federated, distillation, step-cost, registry, serving, soak, planning, dispatch, papers, privacy or "
+            "scale."
         ),
     ],
     overrides: Annotated[
@@ -23,7 +36,7 @@ def bench(
     quick: Annotated[
         bool, typer.Option("--quick", help="One seed and few steps: shows that it runs, not what is true.")
     ] = False,
-    jobs: Annotated[int, typer.Option(min=1, help="distillation: processes side by side, one a core.")] = 1,
+    jobs: Annotated[int, typer.Option(min=1, help="distillation, privacy: processes side by side, one a core.")] = 1,
     size: Annotated[
         str, typer.Option(help="step-cost: tiny, or sd15 for Stable Diffusion 1.5's UNet (wants a GPU).")
     ] = "tiny",

@@ -35,9 +35,9 @@ def carry_out(
     from datetime import UTC, datetime
 
     from fedkd.cli.live import RunView
-    from fedkd.evaluation.report import write_report
     from fedkd.recipe import registry_dir
     from server.processes import last_error
+    from server.run_report import write_run_report
     from server.state import RunState
     from server.summary import compose
 
@@ -50,7 +50,7 @@ def carry_out(
     def report(**more: Any) -> Path:
         seconds = clockwork["seconds"] + time.monotonic() - clock
         state.finish(0, "clock", {**clockwork, "seconds": seconds})
-        return write_report({**compose(recipe, run, registry), **facts, "wall_seconds": seconds, **more}, run)
+        return write_run_report(run, **facts, wall_seconds=seconds, **more)
 
     try:
         with RunView(console, run, resume=resume) as view:

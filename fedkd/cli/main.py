@@ -20,8 +20,10 @@ from fedkd.cli.publish import publish
 from fedkd.cli.pull import pull
 from fedkd.cli.recipes import recipes
 from fedkd.cli.registry import registry
+from fedkd.cli.report import report
 from fedkd.cli.serve import serve
 from fedkd.cli.simulate import simulate
+from fedkd.cli.watch import watch
 
 HELP = """Federated distillation of Stable Diffusion, and split inference between device and edge.
 
@@ -36,6 +38,8 @@ HELP = """Federated distillation of Stable Diffusion, and split inference betwee
   fedkd simulate quickstart run.seed=1 run.name=again
                                      change one thing
   fedkd federate --help              the same with nodes on other machines
+  fedkd report quickstart            one page of a run, whatever it got to
+  fedkd watch quickstart             look on while it runs, from another terminal
   fedkd distill --help               a few-step student from teachers of your own
   fedkd serve --help                 serve a checkpoint from an edge
   fedkd generate --help              draw a picture with that edge
@@ -80,7 +84,7 @@ app.add_typer(registry, name="registry")
 app.add_typer(keys, name="keys")
 app.add_typer(plan, name="plan")
 app.add_typer(audit, name="audit")
-for verb in (simulate, federate, distill, generate, serve, publish, pull, bench, pretrain):
+for verb in (simulate, federate, report, watch, distill, generate, serve, publish, pull, bench, pretrain):
     app.command(verb.__name__)(verb)
 
 if __name__ == "__main__":

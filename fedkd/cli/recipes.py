@@ -101,7 +101,10 @@ def copy(
 
 
 def check_kind(recipe: Recipe, name: str, verb: str) -> None:
-    """RecipeError that names the right verb, when the recipe is for another than `fedkd VERB`."""
+    """RecipeError that names the right verb, when the recipe is for another than `fedkd VERB`.
+
+    TrainingError when the recipe's tracker is not installed: better known before anything starts.
+    """
     from fedkd.recipe import RecipeError
 
     right = VERBS[recipe.kind]
@@ -109,3 +112,7 @@ def check_kind(recipe: Recipe, name: str, verb: str) -> None:
         raise RecipeError(
             f"recipe '{name}' has kind={recipe.kind}, which is not for `fedkd {verb}`; run: fedkd {right} {name}"
         )
+    if recipe.run.tracker:
+        from fedkd.distillation.jobs.tracking import check_tracker
+
+        check_tracker(recipe.run.tracker)

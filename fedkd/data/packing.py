@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset
 from PIL import Image
 
-from fedkd.data.sources import to_dataset
+from fedkd.data.sources import FEATURES, to_dataset
 
 SCHEMA_VERSION = b"1"
 MAX_BYTES = 256 * 2**20
@@ -52,18 +54,37 @@ def unpack_dataset(
 
     `max_pictures` bounds how many there are, `side` (pixels) says how wide and high each has to be.
     """
+    return to_dataset(list(unpack_rows(data, max_bytes, max_pictures=max_pictures, side=side)))
+
+
+def unpack_rows(
+    data: bytes, max_bytes: int = MAX_BYTES, *, max_pictures: int | None = None, side: int | None = None
+) -> Iterator[dict[str, object]]:
+    """The rows of `unpack_dataset` one after another; PackError comes when the bad one is reached."""
     if len(data) > max_bytes:
         raise PackError(f"the set has {len(data)} bytes, more than the {max_bytes} allowed")
     table = _table(data, max_pictures)
     # Column by column and picture by picture: a few bytes of Parquet can stand for any number of rows.
     columns = [table.column(name) for name in COLUMNS]
-    rows: list[dict[str, object]] = []
     for index in range(table.num_rows):
         image, caption, label = (column[index].as_py() for column in columns)
-        rows.append(
-            {"image": _picture(image, index, side), "caption": _caption(caption, index), "label": _label(label)}
-        )
-    return to_dataset(rows)
+        yield {"image": _picture(image, index, side), "caption": _caption(caption, index), "label": _label(label)}
+
+
+def gather(sets: Iterable[bytes], path: Path) -> Dataset:
+    """Many packed sets as one dataset that lies in the Arrow file `path`: memory does not grow with the pictures.
+
+    PackError when a set is broken.
+    """
+    from datasets.arrow_writer import ArrowWriter
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with ArrowWriter(path=str(path), features=FEATURES) as writer:
+        for data in sets:
+            for row in unpack_rows(data, len(data)):
+                writer.write(FEATURES.encode_example(row))
+        writer.finalize()
+    return Dataset.from_file(str(path))
 
 
 def _table(data: bytes, max_pictures: int | None) -> pa.Table:

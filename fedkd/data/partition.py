@@ -84,6 +84,11 @@ def partition(images: Dataset, recipe: Recipe) -> list[Dataset]:
     return shares
 
 
+_kept: list[tuple[Recipe, list[Dataset]]] = []
+
+
 def user_images(recipe: Recipe, user: int) -> Dataset:
-    """The private images of one user in a simulation."""
-    return partition(load_images(recipe), recipe)[user]
+    """The private images of one user in a simulation; a process that answers for many users splits them once."""
+    if not _kept or _kept[0][0] != recipe:
+        _kept[:] = [(recipe, partition(load_images(recipe), recipe))]
+    return _kept[0][1][user]

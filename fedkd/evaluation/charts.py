@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 
 WIDTH, HEIGHT = 720, 240
@@ -31,10 +31,16 @@ def legend(names: Sequence[str], first: int = 0) -> str:
     return f'<p class="legend">{keys}</p>'
 
 
-def bar_chart(series: Mapping[str, Mapping[str, float | None]], label: str) -> str:
-    """Grouped bars of shares 0..1: `series[name][group]`; a value that is missing has no bar.
+def bar_chart(
+    series: Mapping[str, Mapping[str, float | None]],
+    label: str,
+    *,
+    top: float = 1.0,
+    words: Callable[[float], str] = "{:.0%}".format,
+) -> str:
+    """Grouped bars of values 0..`top`: `series[name][group]`; a value that is missing has no bar.
 
-    Returns '' when there is nothing to draw.
+    `words` says a value with its unit. Returns '' when there is nothing to draw.
     """
     groups = list(dict.fromkeys(group for values in series.values() for group in values))
     if not groups:
@@ -43,27 +49,30 @@ def bar_chart(series: Mapping[str, Mapping[str, float | None]], label: str) -> s
     slot = inner_w / len(groups)
     bar = slot * 0.8 / len(series)
     parts = [_open(label)]
-    parts += [_gridline(TOP + inner_h * (1 - share), f"{share:.0%}") for share in (0, 0.25, 0.5, 0.75, 1)]
+    parts += [_gridline(TOP + inner_h * (1 - share), words(top * share)) for share in (0, 0.25, 0.5, 0.75, 1)]
     for column, group in enumerate(groups):
         start = LEFT + column * slot + slot * 0.1
         for row, (name, values) in enumerate(series.items()):
             value = values.get(group)
             if value is None:
                 continue
-            height = max(min(value, 1.0), 0.0) * inner_h
+            height = max(min(value / top, 1.0), 0.0) * inner_h
             parts.append(
                 f'<rect class="s{row % SERIES}" x="{start + row * bar:.1f}" y="{TOP + inner_h - height:.1f}" '
                 f'width="{max(bar - 1, 0.5):.1f}" height="{height:.1f}">'
-                f"<title>{escape(f'{name}, {group}: {value:.0%}')}</title></rect>"
+                f"<title>{escape(f'{name}, {group}: {words(value)}')}</title></rect>"
             )
         parts.append(_text(LEFT + (column + 0.5) * slot, HEIGHT - 10, group))
     return "".join([*parts, "</svg>", legend(list(series))])
 
 
-def line_chart(series: Mapping[str, Sequence[float | None]], label: str) -> str:
+def line_chart(
+    series: Mapping[str, Sequence[float | None]], label: str, ends: tuple[str, str] = ("start", "end of training")
+) -> str:
     """Lines over the share of training done (left to right); missing values leave a gap.
 
-    Colours begin with the second, as the first is the base's. Returns '' when there is nothing to draw.
+    `ends` are the words at the left and right end. Colours begin with the second, as the first is the base's.
+    Returns '' when there is nothing to draw.
     """
     drawn = {name: list(values) for name, values in series.items() if any(v is not None for v in values)}
     if not drawn:
@@ -88,8 +97,8 @@ def line_chart(series: Mapping[str, Sequence[float | None]], label: str) -> str:
             path.append(f"{'L' if pen_down else 'M'}{x:.1f} {y:.1f}")
             pen_down = True
         parts.append(f'<path class="s{row % SERIES}" d="{" ".join(path)}"/>')
-    parts.append(_text(LEFT, HEIGHT - 8, "start", "start"))
-    parts.append(_text(HALF_WIDTH - RIGHT, HEIGHT - 8, "end of training", "end"))
+    parts.append(_text(LEFT, HEIGHT - 8, ends[0], "start"))
+    parts.append(_text(HALF_WIDTH - RIGHT, HEIGHT - 8, ends[1], "end"))
     return "".join([*parts, "</svg>", legend(list(drawn), 1)])
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from diffusers import DiffusionPipeline
@@ -20,11 +22,14 @@ PIXELS_AT_ONCE = 4 * 1024**2  # in one pass of the VAE: four pictures of 1024²,
 
 
 @torch.no_grad()
-def encode_images(pipe: DiffusionPipeline, images: list[Image.Image], resolution: int) -> torch.Tensor:
-    """Scaled latents (N, C, h, w), the mode of the VAE's posterior (no sampling, so no seed)."""
-    vae, pixels = pipe.vae, to_pixels(images, resolution)
-    batch = min(64, max(1, PIXELS_AT_ONCE // resolution**2))
-    parts = [vae.encode(chunk.to(vae.device, vae.dtype)).latent_dist.mode() for chunk in pixels.split(batch)]
+def encode_images(pipe: DiffusionPipeline, images: Sequence[Image.Image], resolution: int) -> torch.Tensor:
+    """Scaled latents (N, C, h, w), the mode of the VAE's posterior (no sampling, so no seed).
+
+    `images` may be a column of a dataset on disk: no more pictures than one pass takes are in memory.
+    """
+    vae, batch = pipe.vae, min(64, max(1, PIXELS_AT_ONCE // resolution**2))
+    chunks = (to_pixels(list(images[start : start + batch]), resolution) for start in range(0, len(images), batch))
+    parts = [vae.encode(chunk.to(vae.device, vae.dtype)).latent_dist.mode() for chunk in chunks]
     shift = getattr(vae.config, "shift_factor", None) or 0.0
     return (torch.cat(parts) - shift) * vae.config.scaling_factor
 

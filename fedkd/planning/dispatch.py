@@ -170,11 +170,13 @@ def _situation(requests: Sequence[DispatchRequest], system: DispatchSystem, orig
     speed = np.where(healthy | ~healthy.any(), [edge.speed for edge in edges], 0.0)
     work = np.array([request.work for request in requests])
     models = list(dict.fromkeys(request.model for request in requests))
-    lacking = np.array(
-        [[edge.miss_s * edge.speed * (bool(model) and model not in edge.cached) for edge in edges] for model in models]
-    )
-    place = {model: row for row, model in enumerate(models)}
-    miss = lacking[None, [place[request.model] for request in requests]] if lacking.any() else None
+    miss = None
+    if any(models):
+        lacking = np.array(
+            [[e.miss_s * e.speed * (bool(model) and model not in e.cached) for e in edges] for model in models]
+        )
+        place = {model: row for row, model in enumerate(models)}
+        miss = lacking[None, [place[request.model] for request in requests]] if lacking.any() else None
     recent = np.sort(np.concatenate((np.array(system.recent, float), work)))
     peers = system.peers or len(edges)
     others = np.array([(peers - 1) / 2])  # on average half of them are before, and half behind

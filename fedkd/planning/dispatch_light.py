@@ -63,13 +63,19 @@ def speeds_by_size(now: Situation) -> Array:
     wait_s = most_s * np.linspace(0, 1, GUESSES) ** 2  # (R, guesses)
     slower = np.zeros_like(speed)
     slower[:, :-1] = np.where(speed[:, :-1] > 0, pace_s[:, :-1] - pace_s[:, 1:], 0.0)
-    columns = zip(2 * speed.T[..., None], 2 * queue.T[..., None], slower.T[..., None], strict=True)
+    dearer_s = slower.T[..., None] * tolled  # (B, R, knots): what the next edge waits more, by the size at the border
+    dearer_s, changes = dearer_s.reshape(len(dearer_s), -1), slower.any(axis=0)
+    columns = zip(2 * speed.T[..., None], 2 * queue.T[..., None], dearer_s, changes, strict=True)
     work = np.zeros((speed.shape[1], *wait_s.shape))
-    placed, knot = np.zeros_like(wait_s), KNOTS / coming
-    for e, (pace, before, slower_s) in enumerate(columns):
-        work[e] = np.maximum(pace * wait_s - before, 0.0)
-        placed += work[e]
-        wait_s = wait_s + slower_s * tolled[rows, np.minimum(placed * knot, KNOTS - 1).astype(np.intp)]
+    placed, knot, first = np.zeros_like(wait_s), KNOTS / coming, KNOTS * rows
+    for mine, (pace, before, more_s, change) in zip(work, columns, strict=True):
+        np.multiply(pace, wait_s, out=mine)
+        mine -= before
+        np.maximum(mine, 0.0, out=mine)
+        placed += mine
+        if change:
+            at = np.minimum(placed * knot, KNOTS - 1).astype(np.intp)
+            wait_s += more_s.take(at + first if len(rows) > 1 else at)
     best = np.abs(placed - coming).argmin(axis=1)
     share = work[:, rows[:, 0], best].T + 1e-9 * speed
     rooms = np.zeros_like(share)

@@ -33,7 +33,7 @@ def _rooms(now: Situation, ceiling: Ceiling) -> tuple[Array, Array, Array]:
     """Work (R, B) for the few full edges, and for the many others; the share (R,) of work that goes to the latter."""
     speed, queue = now.speed, np.where(now.speed > 0, now.queue, 0.0)
     coming, span = now.usual - now.rate + now.work.sum(axis=1), now.span_s[:, None]
-    mean_s = (queue.sum(axis=1) + coming) / np.maximum(speed.sum(axis=1), 1e-12)
+    mean_s = (queue.sum(axis=1) + coming) / np.maximum(now.speeds, 1e-12)
     most_s = np.maximum(ceiling(mean_s), RELIEF * mean_s)[:, None]
     backlog_s = np.where(speed > 0, now.wait_s, -1.0)
     order = np.lexsort((speed, -np.round(backlog_s / SAME_S)), axis=1)

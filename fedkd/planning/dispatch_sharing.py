@@ -16,7 +16,7 @@ def shared_out(now: Situation, chosen: Array, rooms: Array, line: Array) -> Arra
     goes where a point in it falls; with one draw for all points of a dispatcher, its shares are right on average and
     never off by more than a task. A task whose edge lacks its model goes to one that holds it, if there is room.
     """
-    order = np.argsort(-np.where(now.mask, now.work, -1.0), axis=1, kind="stable")
+    order = now.by_work
     rows = np.arange(len(order))[:, None]
     work = (now.work * (now.mask & chosen))[rows, order]
     ends = np.cumsum(work, axis=1)

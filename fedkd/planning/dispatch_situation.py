@@ -45,7 +45,7 @@ class Situation:
     later: Array
     seen: Array
 
-    @property
+    @cached_property
     def up(self) -> Array:
         """Whether an edge answers (R, B); all of them where none does, for a task must go somewhere."""
         up = self.speed > 0
@@ -66,18 +66,28 @@ class Situation:
         work = self.work[..., None] if self.miss is None else self.work[..., None] + self.miss
         return work * self.pace_s[:, None, :] + self.transfer_s[..., None] * self.distance[:, None, :]
 
-    @property
+    @cached_property
+    def speeds(self) -> Array:
+        """Work a second (R,) that all edges together can do."""
+        return self.speed.sum(axis=1)
+
+    @cached_property
     def load(self) -> Array:
         """Work (R,) that usually arrives everywhere over work that can be done."""
         peers = 1 + self.unseen + self.later + self.seen
-        return self.rate * peers / np.maximum(self.speed.sum(axis=1) * self.period_s, 1e-12)
+        return self.rate * peers / np.maximum(self.speeds * self.period_s, 1e-12)
+
+    @cached_property
+    def by_work(self) -> Array:
+        """Places (R, N) of the tasks, the largest first."""
+        return np.argsort(-np.where(self.mask, self.work, -1.0), axis=1, kind="stable")
 
     @cached_property
     def span_s(self) -> Array:
         """Seconds (R,) to plan for: until the next report, or what an edge needs for two usual tasks."""
         task = self.rate / np.maximum(self.count, 1e-12)
         edges = np.maximum((self.speed > 0).sum(axis=1), 1)
-        return np.maximum(self.period_s, 2 * task * edges / np.maximum(self.speed.sum(axis=1), 1e-12))
+        return np.maximum(self.period_s, 2 * task * edges / np.maximum(self.speeds, 1e-12))
 
     @cached_property
     def usual(self) -> Array:

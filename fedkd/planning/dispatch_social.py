@@ -31,7 +31,7 @@ def social_mean(now: Situation) -> Array:
 
 
 def _by_load(now: Situation, start_s: float, fall: float) -> Array:
-    capacity = np.maximum(now.speed.sum(axis=1) * now.span_s, 1e-12)
+    capacity = np.maximum(now.speeds * now.span_s, 1e-12)
     waiting = np.where(now.speed > 0, now.queue, 0.0).sum(axis=1)
     limit = np.where(now.unseen * now.count >= 1, FULL, FULL_SEEN)
     full = ((waiting + now.usual) / capacity > limit) & (now.load > LASTING)

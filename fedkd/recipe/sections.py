@@ -89,6 +89,15 @@ class LoraConfig:
 
 
 @dataclass
+class DPConfig:
+    """Differentially private LoRA training (DP-SGD); the unit is one picture of what is trained on."""
+
+    epsilon: float = 0.0  # 0: not private
+    delta: float = 1e-5
+    max_grad_norm: float = 1.0  # each picture's gradient is clipped to this norm
+
+
+@dataclass
 class FinetuneConfig:
     """LoRA fine-tuning of the cached model on D_E^b at an edge."""
 
@@ -97,6 +106,7 @@ class FinetuneConfig:
     learning_rate: float = 3e-3
     caption_dropout: float = 0.1
     lora: LoraConfig = field(default_factory=LoraConfig)
+    dp: DPConfig = field(default_factory=DPConfig)  # of edges, and of the adapters that users draw with
 
 
 @dataclass
@@ -241,7 +251,7 @@ class RunConfig:
     device: str = "cpu"
     dtype: str = "float32"
     threads: int = 1  # torch threads of every Flower client process
-    tracker: str = ""  # tensorboard | trackio | wandb, for `fedkd distill`; empty: none
+    tracker: str = ""  # tensorboard | trackio | wandb: losses of a job, figures of each round; empty: none
 
 
 @dataclass

@@ -14,7 +14,7 @@ def pixels(images: list[Image.Image], resolution: int) -> torch.Tensor:
 
 
 def nearest_distance(candidates: torch.Tensor, private: torch.Tensor) -> torch.Tensor:
-    """(N,) root-mean-square pixel distance in [0, 1] of each candidate to its nearest private picture."""
+    """(N,) root-mean-square distance of each candidate (N, F) to its nearest private one: 0..1 for pixels."""
     return torch.cdist(candidates, private).min(1).values / candidates.shape[1] ** 0.5
 
 

@@ -13,14 +13,19 @@ from PIL import Image
 from fedkd.models.adapter import load_adapter, remove_adapters
 from fedkd.models.pipeline import denoiser_of
 from fedkd.models.sampling import sample
-from fedkd.recipe import Recipe, SynthesisConfig
+from fedkd.recipe import FinetuneConfig, Recipe, SynthesisConfig
 from fedkd.training.finetune import finetune
+
+
+def personal_config(recipe: Recipe) -> FinetuneConfig:
+    """How a user trains its own adapter: as an edge does, for `synthesis.personal_steps` steps."""
+    return replace(recipe.finetune, steps=recipe.synthesis.personal_steps)
 
 
 @contextmanager
 def personalised(pipe: DiffusionPipeline, private: Dataset, recipe: Recipe, seed: int) -> Iterator[None]:
     """Inside the block `pipe` carries an adapter trained on `private` for `synthesis.personal_steps` steps."""
-    adapter, _ = finetune(pipe, private, replace(recipe.finetune, steps=recipe.synthesis.personal_steps), seed=seed)
+    adapter, _ = finetune(pipe, private, personal_config(recipe), seed=seed)
     denoiser = denoiser_of(pipe)
     load_adapter(denoiser, adapter, "personal")
     denoiser.set_adapter("personal")

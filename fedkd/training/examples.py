@@ -52,5 +52,5 @@ def encode_examples(pipe: DiffusionPipeline, dataset: Dataset, resolution: int) 
     position = {text: row for row, text in enumerate(distinct)}
     parts = [encode_prompts(pipe, [*distinct, ""][i : i + 256]) for i in range(0, len(distinct) + 1, 256)]
     conditions = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
-    latents = encode_images(pipe, list(dataset["image"]), resolution)
+    latents = encode_images(pipe, dataset["image"], resolution)
     return Examples(latents, conditions, torch.tensor([position[text] for text in captions]))

@@ -1,16 +1,18 @@
 """Captioned images survive the trip as bytes, and bad bytes are refused."""
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from datasets import concatenate_datasets
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from fedkd.data.packing import PackError, pack_dataset, unpack_dataset
+from fedkd.data.packing import PackError, gather, pack_dataset, unpack_dataset
 from fedkd.data.sources import to_dataset
 
 
@@ -72,3 +74,15 @@ def test_a_small_file_that_stands_for_many_or_large_pictures_is_refused() -> Non
 def test_a_set_over_the_size_limit_is_refused() -> None:
     with pytest.raises(PackError, match="more than the 10 allowed"):
         unpack_dataset(pack_dataset(to_dataset([{"image": picture(0), "caption": "a"}])), max_bytes=10)
+
+
+def test_many_sets_gathered_on_disk_are_the_sets_one_after_another(tmp_path: Path) -> None:
+    sets = [pack_dataset(to_dataset([{"image": picture(i), "caption": str(i), "label": i}])) for i in range(3)]
+    gathered = gather(iter(sets), tmp_path / "sub" / "sets.arrow")
+    together = concatenate_datasets([unpack_dataset(data) for data in sets])
+    assert gathered.features == together.features and gathered.cache_files
+    for ours, theirs in zip(gathered, together, strict=True):
+        assert ours["image"].tobytes() == theirs["image"].tobytes()
+        assert (ours["caption"], ours["label"]) == (theirs["caption"], theirs["label"])
+    with pytest.raises(PackError, match="not Parquet"):
+        gather([*sets, b"broken"], tmp_path / "sets.arrow")

@@ -1,5 +1,6 @@
 """A run that was stopped anywhere goes on to bit for bit the student and the curves of an undisturbed one."""
 
+import shutil
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,21 @@ def undisturbed(*options: str) -> Distilled:
     return run(None, *options)
 
 
+@pytest.fixture(scope="module")
+def first_step(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of one step; take a copy."""
+    folder = tmp_path_factory.mktemp("first-step")
+    run(folder, "steps=1")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def halved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Distilled]:
+    """The folder of a finished progressive run of three steps, to take a copy of, and what it made."""
+    folder = tmp_path_factory.mktemp("halved")
+    return folder, run(folder, "method=progressive", "steps=3")
+
+
 def same(a: Distilled, b: Distilled) -> None:
     assert a.student == b.student
     assert a.curves == b.curves
@@ -79,31 +95,35 @@ def test_a_run_stopped_between_two_states_does_the_steps_since_the_last_again(tm
     same(stopped(tmp_path, *options, after=[1, 4, 6]), undisturbed(*options))
 
 
-def test_a_finished_run_gives_its_student_again_without_training(tmp_path: Path) -> None:
-    first = run(tmp_path, "method=progressive", "steps=3")
-    same(run(tmp_path, "method=progressive", "steps=3", stop_after=1), first)
+def test_a_finished_run_gives_its_student_again_without_training(
+    halved: tuple[Path, Distilled], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(halved[0], tmp_path / "run")
+    same(run(folder, "method=progressive", "steps=3", stop_after=1), halved[1])
 
 
 def test_a_folder_changes_nothing(tmp_path: Path) -> None:
     same(run(tmp_path, "steps=2"), undisturbed("steps=2"))
 
 
-def test_starting_over_does_not_use_the_students_of_the_run_before(tmp_path: Path) -> None:
+def test_starting_over_does_not_use_the_students_of_the_run_before(
+    halved: tuple[Path, Distilled], tmp_path: Path
+) -> None:
     options = ["method=progressive", "steps=3"]
-    run(tmp_path, *options, seed=1)
-    (tmp_path / STATE).unlink()
-    same(run(tmp_path, *options, seed=2), run(None, *options, seed=2))
+    folder = shutil.copytree(halved[0], tmp_path / "run")
+    (folder / STATE).unlink()
+    same(run(folder, *options, seed=2), run(None, *options, seed=2))
 
 
-def test_each_halving_leaves_its_student_in_the_folder(tmp_path: Path) -> None:
-    made = run(tmp_path, "method=progressive", "steps=3")
-    files = {path.name: path.read_bytes() for path in (tmp_path / STAGES).iterdir()}
+def test_each_halving_leaves_its_student_in_the_folder(halved: tuple[Path, Distilled]) -> None:
+    folder, made = halved
+    files = {path.name: path.read_bytes() for path in (folder / STAGES).iterdir()}
     assert files == {f"{steps}-steps.safetensors": data for steps, data in made.stages.items()}
     assert sorted(made.stages) == [1, 2] and made.stages[1] == made.student != made.stages[2]
 
 
-def test_curves_are_named_by_their_phase(tmp_path: Path) -> None:
-    curves = run(tmp_path, "method=progressive", "steps=6").curves
+def test_curves_are_named_by_their_phase() -> None:
+    curves = undisturbed("method=progressive", "steps=6", "ema_decay=0.0").curves
     assert {key: len(values) for key, values in curves.items()} == {
         "guidance: loss": 2,
         "2 steps: loss": 2,
@@ -112,12 +132,12 @@ def test_curves_are_named_by_their_phase(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("cut", [0, 5, 100, -10])
-def test_a_truncated_state_is_one_clear_error(cut: int, tmp_path: Path) -> None:
-    run(tmp_path, "steps=1")
-    state = tmp_path / STATE
+def test_a_truncated_state_is_one_clear_error(cut: int, first_step: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(first_step, tmp_path / "run")
+    state = folder / STATE
     state.write_bytes(state.read_bytes()[:cut])
     with pytest.raises(ValueError, match=r"the saved state .*state\.safetensors' cannot be read.*delete it"):
-        run(tmp_path, "steps=2")
+        run(folder, "steps=2")
     assert not getattr(denoiser_of(family("sd")), "peft_config", None)
 
 
@@ -131,13 +151,12 @@ def test_a_state_that_was_being_written_is_not_taken_for_one(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     "options", [["lora.rank=3"], ["student=full"], ["ema_decay=0.9"], ["method=adversarial"], ["method=progressive"]]
 )
-def test_a_state_of_another_recipe_is_refused(options: list[str], tmp_path: Path) -> None:
-    run(tmp_path, "steps=1")
+def test_a_state_of_another_recipe_is_refused(options: list[str], first_step: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(first_step, tmp_path / "run")
     with pytest.raises(ValueError, match="state"):
-        run(tmp_path, "steps=3", *options)
+        run(folder, "steps=3", *options)
 
 
-def test_the_state_is_safetensors_alone(tmp_path: Path) -> None:
-    run(tmp_path, "method=progressive", "steps=3")
-    files: Any = [path for path in tmp_path.rglob("*") if path.is_file()]
+def test_the_state_is_safetensors_alone(halved: tuple[Path, Distilled]) -> None:
+    files: Any = [path for path in halved[0].rglob("*") if path.is_file()]
     assert files and {path.suffix for path in files} == {".safetensors"}

@@ -9,7 +9,9 @@ from PIL import Image
 
 from fedkd.evaluation.charts import bar_chart, line_chart
 from fedkd.evaluation.contact_sheet import contact_sheet
-from fedkd.evaluation.report import checkpoint_words, duration, energy, size, write_report
+from fedkd.evaluation.report import write_report
+from fedkd.evaluation.report_rows import checkpoint_words
+from fedkd.evaluation.units import duration, energy, size
 
 SEVEN = "a red seven on a <b>blue</b> & \"plain\" 'background'"
 
@@ -97,6 +99,23 @@ def run():
     }
 
 
+def federated(run):
+    """The same run with what a federation leaves besides: bytes by node, events, lambda, lineage, audit log."""
+    item = run["rounds"][0]
+    item["phases"][0]["ledger"] = [
+        {"node": f"user-{index}", "up": 1000 * index, "down": 500, "registry": 2_800_000} for index in range(60)
+    ]
+    item["users"][0] |= {"feature_distance_min": 0.0417, "private_distance_mean": 0.2, "distance_mean": 0.3}
+    item["edges"][0] |= {"privacy": {"epsilon": 3.21, "delta": 1e-5}}
+    item["student"] |= {"teacher_weights": {"edge-0": 0.61, "base": 0.39}, "left_out": {"edge-1": "its norm"}}
+    events = [{"round": 1, "phase": "finetune", "node": "edge-1", "what": "left out: <i>not finite</i>"}]
+    version = {"reference": "tiny-sd:v1", "state": "here", "parents": ["tiny-sd:v0"], "round": 1, "edges": ["edge-0"]}
+    version |= {"size_bytes": 2_900_000, "fetch_bytes": 190_000, "known": 0.9, "taught": 0.8, "signer": "key:abc"}
+    audit = {"lines": 17, "head": "f00d", "verified": True, "problem": "", "signer": "key:abc", "signed": 15}
+    status = {"state": "unfinished", "round": 2, "phase": "distil", "last": "2030-01-01 00:10:00+00:00"}
+    return run | {"events": events, "lineage": [version], "audit": audit, "status": status}
+
+
 VOID = {"meta", "img", "br", "link"}
 
 
@@ -105,7 +124,7 @@ class Page(html.parser.HTMLParser):
 
     def __init__(self, text: str):
         super().__init__()
-        self.open, self.sections, self.sources, self.links = [], [], [], []
+        self.open, self.sections, self.sources, self.links, self.handlers = [], [], [], [], []
         self.feed(text)
         self.close()
         assert self.open == []
@@ -114,6 +133,7 @@ class Page(html.parser.HTMLParser):
         found = dict(attributes)
         if tag == "section":
             self.sections.append(found["id"])
+        self.handlers += [name for name in found if name.startswith("on")]
         if "src" in found:
             self.sources.append(found["src"])
         if "href" in found:
@@ -138,6 +158,45 @@ def test_a_whole_run_has_every_section(run, out):
     assert page.sections == [
         "pictures", "accuracy", "split", "rounds", "guard", "losses", "checkpoint", "recipe",
     ]  # fmt: skip
+
+
+def test_a_federated_run_shows_bytes_privacy_events_lineage_and_audit_log(run, out):
+    text, page = page_of(federated(run), out)
+    assert page.sections == [
+        "pictures", "accuracy", "split", "rounds", "bytes", "guard", "events", "teachers", "losses", "checkpoint",
+        "lineage", "audit", "recipe",
+    ]  # fmt: skip
+    figures = ("user-59", "20 more", "0.0417", "3.21", "1e-05", "0.61", "its norm", "190 kB", "17 lines", "f00d")
+    for figure in (*figures, "round 2, distil", "00:10:00", "1.5 times as far"):
+        assert figure in text, figure
+    assert "<i>not finite" not in text
+
+
+def test_a_broken_audit_log_is_said(run, out):
+    run = federated(run)
+    run["audit"] |= {"verified": False, "problem": "line 3 was changed"}
+    text, _ = page_of(run, out)
+    assert "does not hold: line 3 was changed" in text and "none was changed" not in text
+
+
+HOSTILE = "\"'><script src=https://evil.example/x.js></script><img src=http://evil.example onerror=alert(1)>"
+
+
+def with_hostile_words(value):
+    """Every text of a report made hostile, but for what a picture's path or a phase's order means."""
+    if isinstance(value, dict):
+        return {k: v if k in ("kind", "order", "state") else with_hostile_words(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [with_hostile_words(item) for item in value]
+    return HOSTILE if isinstance(value, str) else value
+
+
+def test_hostile_names_captions_and_reasons_stay_text_and_load_nothing(run, out):
+    run = federated(run)
+    run["edges"][0]["concepts"][HOSTILE] = run["student"]["concepts"][HOSTILE] = 0.5
+    text, page = page_of(with_hostile_words(run), out)
+    assert "evil.example" in text and "<script" not in text and "<img src=http" not in text
+    assert page.links == ["report.json"] and page.sources == [] and page.handlers == []
 
 
 def test_the_page_needs_nothing_outside_itself(run, out):

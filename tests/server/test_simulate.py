@@ -10,7 +10,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+from typer.testing import CliRunner
 
+from fedkd.cli.main import app
 from tests.server.conftest import SMALL, private_folder
 
 FEDKD = [sys.executable, "-c", "from fedkd.cli.main import app; app()", "simulate"]
@@ -57,19 +59,32 @@ def test_a_run_ends_with_a_report_and_no_process(tiny_folder: Path, tmp_path: Pa
     assert again.returncode == 0, again.stderr[-3000:]
 
 
+def only_one_line(told: str, words: str) -> None:
+    lines = [line for line in told.splitlines() if line.startswith("error:")]
+    assert len(lines) == 1 and words in lines[0] and "Traceback" not in told
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (("quickstrat",), "quickstart"),
         (("quickstart", "distilation.gamma=1"), "distillation"),
-        (("quickstart", "model.path=/no/such/model"), "does not exist"),
         (("quickstart", "data.source=folder", "data.path=."), "no pictures"),
         (("--resume", "nothing"), "no run"),
     ],
 )
-def test_a_mistake_is_one_line_and_leaves_nothing(arguments: tuple[str, ...], words: str, tmp_path: Path) -> None:
-    done = call(*arguments, cwd=tmp_path)
+def test_a_mistake_is_one_line_and_leaves_nothing(
+    arguments: tuple[str, ...], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, ["simulate", *arguments])
+    assert done.exit_code == 2
+    only_one_line(done.stderr, words)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_process_ends_with_the_code_and_the_line_of_a_mistake(tmp_path: Path) -> None:
+    done = call("quickstart", "model.path=/no/such/model", cwd=tmp_path)
     assert done.returncode == 2
-    lines = [line for line in done.stderr.splitlines() if line.startswith("error:")]
-    assert len(lines) == 1 and words in lines[0] and "Traceback" not in done.stderr
+    only_one_line(done.stderr, "does not exist")
     assert not (tmp_path / "runs").exists()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,13 @@ Say = Callable[[str], None]
 
 @dataclass
 class Materials:
-    """`sets` D_E^b and `adapters` by edge, the base's `replay`, and the users' private `shares`."""
+    """`sets` D_E^b and `adapters` by edge, the base's `replay`, the users' private `shares` and their `audits`."""
 
     sets: dict[str, Any]
     adapters: dict[str, bytes]
     replay: Any
     shares: list[Any]
+    audits: list[dict[str, float]] = field(default_factory=list)
 
     def concepts(self, recipe: Any) -> dict[str, list[str]]:
         """The taught concepts that each edge's pictures show."""
@@ -70,6 +72,7 @@ def gather(recipe: Any, folder: Path | None, say: Say) -> Materials:
 
     def user(number: int) -> bytes:
         synthetic, audit = synthesise(pipeline(recipe), shares[number], recipe, seed=1000 * seed + number)
+        audits[number] = json.loads(once(place(f"user-{number}.json"), lambda: json.dumps(audit).encode()))
         say(f"user {number} gave {audit['kept']} synthetic pictures of {audit['private']} private ones")
         return pack_dataset(synthetic)
 
@@ -79,7 +82,11 @@ def gather(recipe: Any, folder: Path | None, say: Say) -> Materials:
         return adapter
 
     by_edge: dict[str, list[Any]] = {}
+    audits: dict[int, dict[str, float]] = {}
     for number in range(len(shares)):
+        told = place(f"user-{number}.json")
+        if told and told.is_file():
+            audits[number] = json.loads(told.read_text("utf-8"))
         data = once(place(f"user-{number}.parquet"), lambda number=number: user(number))  # type: ignore[misc]
         by_edge.setdefault(f"edge-{edge_of(number, recipe)}", []).append(unpack_dataset(data))
     sets = {name: concatenate_datasets(parts) for name, parts in by_edge.items()}
@@ -88,7 +95,7 @@ def gather(recipe: Any, folder: Path | None, say: Say) -> Materials:
         for name in sets
     }
     packed = once(place("replay.parquet"), lambda: pack_dataset(draw_replay(pipeline(recipe), recipe, seed=seed)))
-    return Materials(sets, adapters, unpack_dataset(packed), shares)
+    return Materials(sets, adapters, unpack_dataset(packed), shares, [audits[number] for number in sorted(audits)])
 
 
 def pipeline(recipe: Any) -> Any:

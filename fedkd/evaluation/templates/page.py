@@ -41,8 +41,9 @@ PAGE = """\
 {% if totals.full %}<div class="card"><b>{{ totals.moved | size }} of {{ totals.full | size }}</b><span>moved to give nodes their checkpoints, of the bytes of full models</span></div>{% endif %}
 {% endif %}
 {% if r.wall_seconds is defined %}<div class="card"><b>{{ r.wall_seconds | duration }}</b><span>wall time</span></div>{% endif %}
-{% if r.checkpoint %}<div class="card"><b>{{ r.checkpoint.name }}:{{ r.checkpoint.version }}</b><span>published checkpoint</span></div>{% endif %}
+{% if r.checkpoint %}<div class="card"><b>{{ r.checkpoint.name }}{% if r.checkpoint.version %}:{{ r.checkpoint.version }}{% endif %}</b><span>published checkpoint</span></div>{% endif %}
 </div>
+{% include "status.html" %}
 {% if not r.student %}
 <p class="note">This run has no student: it stopped before its first distillation ended. What it got to is below.</p>
 {% endif %}
@@ -72,6 +73,8 @@ PAGE = """\
 <h2>Prompt accuracy</h2>
 <p>The share of pictures in which the reference classifier finds everything that the prompt asks for.</p>
 {{ accuracy_chart }}
+{% if rounds_chart %}<h3>After each round</h3>
+{{ rounds_chart }}{% endif %}
 <div class="scroll"><table>
 <thead><tr><th>model</th>{% for c in score_columns %}<th>{{ c }}</th>{% endfor %}</tr></thead>
 <tbody>
@@ -147,21 +150,12 @@ PAGE = """\
 {% endif %}
 </section>
 
-{% set users = rounds | selectattr("users", "defined") | map(attribute="users") | sum(start=[]) %}
-{% if users %}
-<section id="guard">
-<h2>Guard and privacy</h2>
-<p>Private pictures stay with their user; only synthetic ones leave. The guard draws a synthetic picture again, and then refuses it, when its distance (RMS over pixels, 0 to 1) to the nearest private picture is below the recipe's <code>synthesis.min_distance</code>. “Private” is the same distance among the private pictures themselves.</p>
-<div class="scroll"><table>
-<thead><tr><th>round</th><th class="words">user</th><th class="words">edge</th><th>private</th><th>drawn</th><th>redrawn</th><th>refused</th><th>kept</th><th>nearest</th><th>mean</th><th>private</th><th>time</th></tr></thead>
-<tbody>
-{% for item in rounds %}{% for u in item.users or [] %}
-<tr><th>{{ item.round if loop.first }}</th><td class="words">{{ u.name }}</td><td class="words">{{ u.edge }}</td><td>{{ u.private | number }}</td><td>{{ u.drawn | number }}</td><td>{{ u.redrawn | number }}</td><td>{{ u.refused | number }}</td><td>{{ u.kept | number }}</td><td>{{ u.distance_min | number }}</td><td>{{ u.distance_mean | number }}</td><td>{{ u.private_distance_mean | number }}</td><td>{{ u.seconds | duration }}</td></tr>
-{% endfor %}{% endfor %}
-</tbody></table></div>
-</section>
+{% include "bytes.html" %}
+{% include "privacy.html" %}
 {% endif %}
-{% endif %}
+
+{% include "events.html" %}
+{% include "teachers.html" %}
 
 {% if losses %}
 <section id="losses">
@@ -172,7 +166,7 @@ PAGE = """\
 </section>
 {% endif %}
 
-{% if r.checkpoint %}
+{% if r.checkpoint and r.checkpoint.path %}
 <section id="checkpoint">
 <h2>Use the checkpoint</h2>
 <p>{{ r.checkpoint.name }}:{{ r.checkpoint.version }} is a plain diffusers folder{% if r.checkpoint.digest %}, digest <code>{{ r.checkpoint.digest }}</code>{% endif %}.</p>
@@ -183,6 +177,9 @@ pipe = DiffusionPipeline.from_pretrained({{ (r.checkpoint.path or "") | string |
 fedkd generate "{{ r.pictures[0].prompt if r.pictures else "PROMPT" }}" --edge http://127.0.0.1:8000 --device-steps 4</pre>
 </section>
 {% endif %}
+
+{% include "lineage.html" %}
+{% include "audit.html" %}
 
 {% if recipe_text %}
 <section id="recipe">
