@@ -63,7 +63,7 @@ class Crew:
             return described(key, task, registered.get(key) or "")
 
         result = self.ask(number, "describe", "query.describe", requests, check)
-        self.members, result = by_name(result, self.members.values())
+        self.members, result = by_name(result, self.members.values(), registered)
         need_quorum("describe", self.recipe.federation, max(self.expected, len(ids)), result)
         self.keep(number, "describe", result, nodes=[member.facts() for member in self.members.values()])
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -49,14 +49,17 @@ def described(key: str, facts: dict[str, Any], registered: str = "") -> Member:
     return member
 
 
-def by_name(result: Exchange, before: Iterable[Member]) -> tuple[dict[str, Member], Exchange]:
+def by_name(
+    result: Exchange, before: Iterable[Member], registered: Mapping[str, str]
+) -> tuple[dict[str, Member], Exchange]:
     """Members by name, and the exchange with names in place of node ids.
 
-    Of two nodes with one name the one with the smaller id stays. A node that did not answer has the name that it had
-    `before`, if it had one.
+    Of two nodes with one name the one with the smaller id stays. A node that did not answer has the name that its key
+    was `registered` for, or that it had `before`, if it had one.
     """
     members: dict[str, Member] = {}
     left_out, names = dict(result.left_out), {key_of(member.id): member.name for member in before}
+    names |= {key: name for key, name in registered.items() if name}
     for key, member in sorted(result.answers.items()):
         if member.name in members:
             left_out[key] = f"another node is called '{member.name}' too; give it a name of its own"

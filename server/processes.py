@@ -45,7 +45,7 @@ registry-url = ""
 """
 ENTRY = '''"""The installed fedkd as a Flower app."""
 
-from clients.app import app as client
+from {clients} import app as client
 from server.app import app as server
 
 __all__ = ["client", "server"]
@@ -146,12 +146,16 @@ def submit(
     registry_url: str = "",
     federation: str = "",
     connection: str = "",
+    clients: str = "clients.app",
 ) -> FlowerRun:
-    """Write the app folder and start `flwr run` of RUN/recipe.yaml in a session of its own."""
+    """Write the app folder and start `flwr run` of RUN/recipe.yaml in a session of its own.
+
+    `clients` is the module of the ClientApp that nodes run.
+    """
     app, log = home / "app", run / "flower.log"
     app.mkdir()
     (app / "pyproject.toml").write_text(APP, encoding="utf-8")
-    (app / "fedkd_run.py").write_text(ENTRY, encoding="utf-8")
+    (app / "fedkd_run.py").write_text(ENTRY.format(clients=clients), encoding="utf-8")
     config = f"recipe='{run / 'recipe.yaml'}' out-dir='{run}' registry-url='{registry_url}'"
     command = [*FLWR, "run", str(app), *([connection] if connection else []), "--stream"]
     command += [*(["--federation-config", federation] if federation else []), "--run-config", config]

@@ -19,6 +19,7 @@ NAMES = (
     "papers",
     "privacy",
     "scale",
+    "faults",
 )
 
 
@@ -26,8 +27,8 @@ def bench(
     name: Annotated[
         str,
         typer.Argument(
-            help="federated, distillation, step-cost, registry, serving, soak, planning, dispatch, papers, privacy or "
-            "scale."
+            help="federated, distillation, step-cost, registry, serving, soak, planning, dispatch, papers, privacy, "
+            "scale or faults."
         ),
     ],
     overrides: Annotated[

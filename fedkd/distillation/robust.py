@@ -3,9 +3,9 @@
 The update of an adapter is ΔW = (alpha/r) B A. Two rules compare it with those of the others:
 
 - *Norm*: ‖ΔW_b‖ above `trust.norm_outlier` times the median of the others'. Honest edges train for the same steps at
-  the same rate, and their norms lie within a few percent of each other.
+  the same rate, and their norms lie within a fifth of each other.
 - *Cosine*: honest updates on quite different concepts agree only a little, but they do agree: they learn the same kind
-  of picture. Let a be the median cosine among the others, and c the mean cosine of ΔW_b to them. It is an outlier when
+  of picture. Let a be the median cosine among the others, and c that of ΔW_b to them. It is an outlier when
   c < -`trust.cosine_outlier` · a, and c < -FLOOR: when it points away from where the others agree. Where they do not
   agree (a ≤ 0) nobody is one.
 
@@ -55,7 +55,7 @@ def cosine_outliers(names: list[str], cosines: Mapping[frozenset[str], float], s
     for name in names if len(names) >= MANY_COSINES else []:
         others = [other for other in names if other != name]
         agreement = statistics.median(cosines[frozenset(pair)] for pair in itertools.combinations(others, 2))
-        mine = statistics.fmean(cosines[frozenset((name, other))] for other in others)
+        mine = statistics.median(cosines[frozenset((name, other))] for other in others)
         if agreement > 0 and mine < -max(FLOOR, share * agreement):
             found[name] = f"its update points away from the others' (cosine {mine:.2g}, theirs {agreement:.2g})"
     return found

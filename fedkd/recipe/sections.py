@@ -171,7 +171,7 @@ class DistillationConfig:
     teachers: str = "all"  # all | sampled
     teacher_weights: str = "provenance"  # uniform | size | validation | provenance | confidence | fixed
     held_out: float = 0.1  # share of each teacher's pictures kept back to judge the teachers
-    outlier: float = 1.5  # lambda = 0 for a teacher whose held-out loss is so many times the base's
+    outlier: float = 1.25  # lambda = 0 for a teacher whose held-out loss is so many times the base's
     replay: int = 300  # pictures drawn by the base of what it knows, added to D_C
     pictures: int = 300  # a job with data.source=prompts: drawn by each teacher of its concepts
     ema_decay: float = 0.0  # 0: none
