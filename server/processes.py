@@ -57,6 +57,7 @@ QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DISABLE_DOCKER_CPU_WARNING": "1",
+    "RAY_worker_niceness": "0",  # the nodes are the work; at Ray's 15 a run stands still beside anything else
     "PYTHONUNBUFFERED": "1",
 }
 BOOTSTRAP = "cluster_name: fedkd\nprovider:\n  type: local\n"  # keeps Ray from asking cloud metadata services
