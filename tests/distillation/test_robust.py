@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import itertools
 import json
+import random
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load, save
 
+from fedkd.data.captions import prompts_for
+from fedkd.data.sources import load_images
 from fedkd.distillation.distil import distil
 from fedkd.distillation.robust import cosine_outliers, norm_outliers, update_outliers
-from fedkd.models.adapter import file_metadata
-from fedkd.models.pipeline import SHIPPED, denoiser_of
+from fedkd.distillation.teachers import Teachers
+from fedkd.distillation.weights import set_weights
+from fedkd.models.adapter import file_metadata, load_adapter
+from fedkd.models.pipeline import SHIPPED, denoiser_of, load_pipeline, resolve_model
 from fedkd.models.updates import cosine, inner, largest_share, norm, update_of
+from fedkd.recipe import load_recipe
 from fedkd.recipe.sections import TrustConfig
+from fedkd.training.examples import encode_examples
+from fedkd.training.finetune import finetune
+from fedkd.training.noise import NoiseSchedule
 from tests.distillation.classroom import pictures, random_adapter, recipe
 
 HONEST = {path.stem: path.read_bytes() for path in sorted((SHIPPED / "tiny-sd-edges").glob("*.safetensors"))}
@@ -77,3 +86,25 @@ def test_one_who_is_not_believed_has_lambda_zero_and_keeps_its_pictures(tiny_pip
     sets = {f"edge-{seed}": pictures(seed) for seed in (0, 1)}
     done = distil(tiny_pipeline, sets, adapters, recipe("steps=1"), seed=0, distrusted={"edge-1": "its update is odd"})
     assert done.left_out == {"edge-1": "its update is odd"} and done.teacher_weights == {"edge-0": 1.0, "edge-1": 0.0}
+
+
+def test_an_adapter_trained_on_random_labels_has_lambda_zero_by_its_validation_loss() -> None:
+    torch.set_num_threads(1)
+    quickstart = load_recipe(
+        "quickstart", ["finetune.steps=15", "finetune.batch_size=8", "finetune.learning_rate=0.01"]
+    )
+    pipe = load_pipeline(resolve_model("tiny-sd"), scheduler=quickstart.model.scheduler)
+    sevens = load_images(quickstart).filter(lambda row: row["label"] == 7).select(range(12))
+    words, chance = quickstart.prompts, random.Random(0)
+    wrong = [prompts_for(words, chance.choice(words.known + words.taught), 1, seed)[0] for seed in range(12)]
+    mislabelled = sevens.remove_columns("caption").add_column("caption", wrong)
+    spoilt = finetune(pipe, mislabelled, quickstart.finetune, seed=0)[0]
+    denoiser = denoiser_of(pipe)
+    for name, data in (("edge-0", HONEST["edge-0"]), ("spoilt", spoilt)):
+        load_adapter(denoiser, data, name)
+    teachers = Teachers(denoiser, ["edge-0", "spoilt"], NoiseSchedule.of(pipe.scheduler, pipe.device))
+    examples = encode_examples(pipe, sevens, 32)
+    source, held_out = torch.tensor([0, 1] * 6), torch.arange(12)
+    left_out = set_weights(teachers, quickstart.distillation, examples, source, held_out=held_out, seed=0)
+    assert list(left_out) == ["spoilt"] and "times the base's (limit 1.25)" in left_out["spoilt"]
+    assert teachers.mean_weights() == {"edge-0": 1.0, "spoilt": 0.0}
