@@ -20,9 +20,10 @@ from tests.serving.edges import AFTER, BEFORE, HALFWAY, Relay, relay
 from tests.serving.running import error_of, running, stepped, until
 
 IMAGES = "/v1/images/generations"
-ASKED = {"prompt": "a seven", "seed": 3, "num_inference_steps": 3}
+# `exact`: what an earlier test broke off may still be in an engine, and shared forwards round differently
+ASKED = {"prompt": "a seven", "seed": 3, "num_inference_steps": 3, "exact": True}
 SLOW = {"prompt": "a seven", "num_inference_steps": 1000}
-OPEN = {"prompt": "a seven", "num_inference_steps": 4, "device_steps": 2, "seed": 3}
+OPEN = {"prompt": "a seven", "num_inference_steps": 4, "device_steps": 2, "seed": 3, "exact": True}
 
 
 class Running:
