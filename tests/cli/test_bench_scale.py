@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fedkd.cli.benchmarks.request import Request
-from fedkd.cli.benchmarks.scale import QUICK_EDGES, QUICK_PICTURES, QUICK_USERS, exponent, place_of, run
+from fedkd.cli.benchmarks.scale import QUICK_EDGES, QUICK_PICTURES, QUICK_USERS, exponent, place_of, run, steepest
 from fedkd.cli.benchmarks.scale_plan import Law, law_of
 from fedkd.cli.benchmarks.scale_run import Cost, Size
 
@@ -40,6 +40,9 @@ def test_laws_and_exponents_are_those_of_the_costs() -> None:
     assert found.of(10**6, 10**3, 10**7) == pytest.approx(FIXED + MESSAGE * (2 * 10**6 + 4 * 10**3) + PICTURE * 10**7)
     assert Law(1.0, 2.0, 3.0, 4.0).of(10, 100, 1000) == 1 + 20 + 300 + 4000
     assert exponent([10, 100, 1000], [3 * n**0.7 for n in (10, 100, 1000)]) == pytest.approx(0.7)
+    sizes = [10, 100, 1000, 10000]
+    late = [100 + 1e-4 * n**2 for n in sizes]  # a square that a fixed cost hides when all sizes are taken together
+    assert exponent(sizes, late) < 0.8 and steepest(sizes, late) == pytest.approx(1.7, abs=0.1)
 
 
 def test_all_bounds_hold_for_work_that_is_linear_in_the_pictures(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ attack is on the adapter of an edge, which the cloud sees, and on the student, w
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -21,12 +22,15 @@ if TYPE_CHECKING:
     from fedkd.cli.benchmarks.materials import Materials
 
 DEFAULT, BARE = "default (both, strength 0.5)", "private pictures, no synthesis"
+PRIVATE = "personalised, differential privacy with epsilon 8"
+STRENGTHS = {f"image to image, strength {strength:g}": strength for strength in (0.2, 0.35, 0.5, 0.65, 0.8, 0.9)}
 SETTINGS: dict[str, list[str]] = {
     **{
-        f"image to image, strength {strength:g}": ["synthesis.method=image_to_image", f"synthesis.strength={strength}"]
-        for strength in (0.2, 0.35, 0.5, 0.65, 0.8, 0.9)
+        name: ["synthesis.method=image_to_image", f"synthesis.strength={strength}"]
+        for name, strength in STRENGTHS.items()
     },
     "personalised text to image": ["synthesis.method=text_to_image"],
+    PRIVATE: ["synthesis.method=text_to_image", "finetune.dp.epsilon=8"],
     DEFAULT: [],
     BARE: [],
 }
@@ -35,6 +39,7 @@ QUICK = ["synthesis.personal_steps=20", "synthesis.samples=20", "synthesis.seeds
 QUICK += ["distillation.steps=30", "distillation.replay=40", "evaluation.samples_per_concept=4"]
 SEEDS = (0, 1)
 ATTACKS = ("threshold", "reference")
+ATTACKED = [("base", "threshold"), *((model, kind) for model in ("adapter", "student") for kind in ATTACKS)]
 # Fixed before anything was measured: a student that is made for everybody should let an attacker who holds a picture
 # and its caption guess right in at most 6 of 10 pairs, and the edge's adapter should tell less than the adapter that
 # would be trained on the private pictures themselves.
@@ -147,7 +152,7 @@ def measured(recipe: Any, materials: Materials) -> Facts:
 
 
 def attacks(recipe: Any, materials: Materials, student: bytes) -> Facts:
-    """{"adapter" | "student": {attack: {"auc", "tpr"}}}; an adapter is attacked with the members of its own users."""
+    """{"base" | "adapter" | "student": {attack: {"auc", "tpr"}}}; an adapter's members are those of its own users."""
     from datasets import concatenate_datasets
 
     from fedkd.data.captions import concept_of
@@ -158,7 +163,10 @@ def attacks(recipe: Any, materials: Materials, student: bytes) -> Facts:
     edges = [f"edge-{edge_of(user, recipe)}" for user, share in enumerate(materials.shares) for _ in range(len(share))]
     groups = [str(concept_of(recipe.prompts, text)) for text in [*members["caption"], *others["caption"]]]
     base = losses(recipe, members, others, None)
-    found: Facts = {"student": outcome(base, losses(recipe, members, others, student), groups)}
+    found: Facts = {
+        "base": {"threshold": outcome(base, base, groups)["threshold"]},  # trained on neither: what chance looks like
+        "student": outcome(base, losses(recipe, members, others, student), groups),
+    }
     by_edge = {}
     for name, adapter in materials.adapters.items():
         mine = [row for row, edge in enumerate(edges) if edge == name]
@@ -211,6 +219,23 @@ def held_out(recipe: Any) -> Any:
     return concatenate_datasets(parts).select_columns(["image", "caption"])
 
 
+def by_strength(names: list[str], row: Callable[[str, Any], list[float]]) -> list[Table]:
+    """Utility beside the stronger attack, over the strength of image to image; nothing when it was not measured."""
+    if not names:
+        return []
+    lines: dict[str, Callable[[Facts], float]] = {
+        "taught concepts drawn right": lambda facts: number(facts, "taught"),
+        "AUC on the student": lambda facts: best(facts, "student", "auc"),
+        "AUC on the adapter": lambda facts: best(facts, "adapter", "auc"),
+    }
+    columns = {name: f"{STRENGTHS[name]:g}" for name in names}
+    rows = {words: {columns[name]: row(name, value) for name in names} for words, value in lines.items()}
+    title = "Utility and attack by strength"
+    return [
+        Table(title, list(columns.values()), rows, plain=True, digits=3, chart="lines", across="synthesis.strength")
+    ]
+
+
 def best(facts: Facts, model: str, what: str) -> float:
     """The stronger attack's figure."""
     return max(number(facts, "attacks", model, kind, what) for kind in ATTACKS)
@@ -234,12 +259,12 @@ def result(request: Request, names: list[str], seeds: list[int], found: dict[Any
         rows = {
             name: {
                 f"{model}, {kind}": row(name, lambda facts, at=(model, kind): number(facts, "attacks", *at, what))  # noqa: B023
-                for model in ("adapter", "student")
-                for kind in ATTACKS
+                for model, kind in ATTACKED
             }
             for name in names
         }
         tables.append(Table(title, list(rows[names[0]]), rows, plain=True, digits=3))
+    tables += by_strength([name for name in names if name in STRENGTHS], row)
     ours = [found[DEFAULT, seed] for seed in seeds]
     worst = [found[BARE, seed] for seed in seeds]
     auc = mean(best(facts, "student", "auc") for facts in ours)
@@ -252,5 +277,6 @@ def result(request: Request, names: list[str], seeds: list[int], found: dict[Any
         at_most("settings that could not be measured", sum("failed" in facts for facts in found.values()), 0),
     ]
     notes = [f"{key[0]}, seed {key[1]}: {facts['failed']}" for key, facts in found.items() if "failed" in facts]
+    notes.append("base: the attack on the model before any training; away from 0.5 is what pictures differ by anyway")
     notes.append("groups: an attack is judged within each concept, so that a concept's being taught gives nothing away")
     return Result(request.name, request.command, seeds, tables, shows, notes)
