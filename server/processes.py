@@ -63,7 +63,15 @@ QUIET = {
 BOOTSTRAP = "cluster_name: fedkd\nprovider:\n  type: local\n"  # keeps Ray from asking cloud metadata services
 
 
-FLWR = [sys.executable, "-c", "import sys; from flwr.cli.app import app; sys.argv[0] = 'flwr'; app()"]
+FLWR_CLI = """
+import sys
+from flwr.cli import local_superlink
+from flwr.cli.app import app
+local_superlink.LOCAL_SUPERLINK_STARTUP_TIMEOUT = 120.0  # Flower's 15 s are too few on a busy machine
+sys.argv[0] = "flwr"
+app()
+"""
+FLWR = [sys.executable, "-c", FLWR_CLI]
 
 
 STARTED = re.compile(rb"started run (\d+)")  # what `flwr run` prints

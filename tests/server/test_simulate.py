@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from fedkd.cli.main import app
+from server.processes import FLWR
 from tests.server.conftest import SMALL, private_folder
 
 FEDKD = [sys.executable, "-c", "from fedkd.cli.main import app; app()", "simulate"]
@@ -88,3 +89,9 @@ def test_a_process_ends_with_the_code_and_the_line_of_a_mistake(tmp_path: Path) 
     assert done.returncode == 2
     only_one_line(done.stderr, "does not exist")
     assert not (tmp_path / "runs").exists()
+
+
+def test_flower_still_has_the_patience_that_runs_lengthen() -> None:
+    from flwr.cli import local_superlink
+
+    assert 0 < local_superlink.LOCAL_SUPERLINK_STARTUP_TIMEOUT < 120 and "STARTUP_TIMEOUT = 120" in FLWR[-1]
