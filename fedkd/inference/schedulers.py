@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
+import json
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -44,8 +47,10 @@ LATE_ATTRIBUTES = {
 FIXED_ATTRIBUTES = {"_internal_dict", "config", "timesteps", "sigmas", "betas", "alphas", "alphas_cumprod"}
 ARGUMENTS = {"num_inference_steps", "mu"}
 OPTIONS = {"solver_order", "algorithm_type", "solver_type", "use_karras_sigmas", "timestep_spacing", "skip_prk_steps"}
-MAX_TRAIN_TIMESTEPS = 100_000
+MAX_TRAIN_TIMESTEPS = 10_000
+QUADRATIC = {"KDPM2AncestralDiscreteScheduler": 2_000, "KDPM2DiscreteScheduler": 2_000}  # their cost in these
 MAX_STEPS = 1_000
+PREPARED = 64  # schedulers kept to be copied; some 100 kB each at 1,000 steps
 
 
 class SchedulerError(ValueError):
@@ -95,33 +100,55 @@ def check_settings(name: str, config: Mapping[str, Any]) -> None:
         raise SchedulerError(f"{name} has no setting {min(map(str, unknown))!r}; use the same diffusers on both sides")
 
 
-def check_config(config: Mapping[str, Any]) -> None:
-    """Refuse configs that cannot be gone on with elsewhere, or would cost memory without bound."""
+def check_config(config: Mapping[str, Any], name: str = "") -> None:
+    """Refuse configs that cannot be gone on with elsewhere, or would cost memory or time without bound."""
     if config.get("stochastic_sampling"):
         raise SchedulerError(
             "FlowMatchEulerDiscreteScheduler with stochastic_sampling draws from the global generator, so it "
             "cannot be split; set stochastic_sampling=false"
         )
     steps = config.get("num_train_timesteps", 1000)
-    if type(steps) is not int or not 1 <= steps <= MAX_TRAIN_TIMESTEPS:
-        raise SchedulerError(f"num_train_timesteps={steps!r} is not from 1 to {MAX_TRAIN_TIMESTEPS}")
+    most = QUADRATIC.get(name, MAX_TRAIN_TIMESTEPS)
+    if type(steps) is not int or not 1 <= steps <= most:
+        raise SchedulerError(f"num_train_timesteps={steps!r} is not from 1 to {most}")
 
 
 def fresh(name: str, config: Mapping[str, Any], arguments: Mapping[str, Any], device: str = "cpu") -> Any:
-    """A new scheduler after `set_timesteps(**arguments)`: nothing but class, config and arguments enters."""
-    made = scheduler_class(name)
-    check_config(config)
+    """A new scheduler after `set_timesteps(**arguments)`: nothing but class, config and arguments enters.
+
+    It is a copy of one that was prepared before, where that was: KDPM2's takes a second or more to prepare.
+    """
+    scheduler_class(name)
+    check_config(config, name)
     steps = arguments.get("num_inference_steps")
     if set(arguments) - ARGUMENTS or type(steps) is not int or not 1 <= steps <= MAX_STEPS:
         raise SchedulerError(f"num_inference_steps={steps!r} is out of range; give 1 to {MAX_STEPS}")
+    key = json.dumps([name, dict(config), dict(arguments), device], sort_keys=True, default=repr)
     try:
-        # Not from_config, which looks through every compatible class to sort out what `made` does not take.
-        takes = constructor_parameters(made)
-        scheduler = made(**{key: value for key, value in config.items() if key in takes})
-        scheduler.set_timesteps(**arguments, device=device)
+        return copy.deepcopy(_prepared(_Wanted(key, name, config, arguments, device)))
     except Exception as error:
         reason = str(error).strip()[:200]
         raise SchedulerError(f"{name} cannot take num_inference_steps={steps}: {reason}") from error
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """A scheduler as it is asked for; the key alone tells two apart."""
+
+    key: str
+    name: str = field(compare=False)
+    config: Mapping[str, Any] = field(compare=False)
+    arguments: Mapping[str, Any] = field(compare=False)
+    device: str = field(compare=False)
+
+
+@lru_cache(maxsize=PREPARED)
+def _prepared(wanted: _Wanted) -> Any:
+    made = scheduler_class(wanted.name)
+    # Not from_config, which looks through every compatible class to sort out what `made` does not take.
+    takes = constructor_parameters(made)
+    scheduler = made(**{key: value for key, value in wanted.config.items() if key in takes})
+    scheduler.set_timesteps(**wanted.arguments, device=wanted.device)
     return scheduler
 
 
