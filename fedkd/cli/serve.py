@@ -91,6 +91,14 @@ def serve(
     url: Annotated[
         str, typer.Option(help="Where other edges reach this one. Default: the recipe's, or where it listens.")
     ] = "",
+    share: Annotated[
+        str,
+        typer.Option(
+            metavar="FILE",
+            help="Profile from `fedkd bench sharing`: requests whose prompts mean nearly the same share their first "
+            "steps. Default: the recipe's, which is none.",
+        ),
+    ] = "",
     threads: Annotated[int, typer.Option(min=0, help="torch threads; 0 leaves the choice to torch.")] = 0,
 ) -> None:
     """Serve checkpoints from this machine as an edge.
@@ -133,6 +141,7 @@ def serve(
                 settings |= {"peers": _peers(peer or resolved.serving.peers)}
                 settings |= {"peer_token": peer_token or resolved.serving.peer_token}
                 settings |= {"dispatch": dispatch or resolved.serving.dispatch}
+                settings |= {"share_profile": share or resolved.serving.share_profile}
                 lazy = _models(on_demand, resolved, source, source_token) if on_demand else {}
                 app = create_app(models=found, on_demand=lazy, **settings)
             for served in app.state.edge.models.current():
@@ -165,6 +174,10 @@ def _settings(resolved: Recipe) -> dict[str, Any]:
         "forward": serving.forward,
         "gossip_s": serving.gossip_s,
         "most_on_demand": serving.on_demand_models,
+        "share_profile": serving.share_profile,
+        "share_loss": serving.share_loss,
+        "share_group": serving.share_group,
+        "share_cache_bytes": int(serving.share_cache_mb * 2**20),
     }
 
 

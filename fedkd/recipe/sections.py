@@ -231,6 +231,10 @@ class ServingConfig:
     peer_token: str = ""  # what edges show each other; needed where clients need tokens
     dispatch: str = "social"  # the rule by which a request's edge is chosen
     forward: str = "proxy"  # proxy | redirect: whether this edge passes answers on, or tells clients where to ask
+    share_profile: str = ""  # file of `fedkd bench sharing`: like prompts share their first steps; empty: none do
+    share_loss: float = 0.01  # share of pictures that sharing may cost by that profile
+    share_group: int = 8  # pictures that share at once
+    share_cache_mb: float = 64.0  # latents kept for later prompts
     on_demand_models: int = 1  # of those fetched on demand an edge holds so many at once
     gossip_s: float = 0.5  # edges ask each other for news so often
     cache_dir: str = ""  # of an edge that pulls from a registry elsewhere; empty: RUN/edge-cache

@@ -78,6 +78,7 @@ def asked_of(path: str, query: str, body: bytes) -> Asked | None:
         return None
     if path == IMAGES:
         pictures, device_steps, session = asked.n or 1, 0, ""
+        facts["any_seed"] = asked.any_seed or asked.seed is None
         facts["seed"] = randbits(31) if asked.seed is None else asked.seed
     else:
         pictures, device_steps, session = 1, asked.device_steps, asked.id or secrets.token_hex(16)

@@ -27,6 +27,7 @@ from fedkd.serving.routes_models import model_routes
 from fedkd.serving.routes_page import PAGE_PATHS, page_routes
 from fedkd.serving.routes_sessions import session_routes
 from fedkd.serving.sessions import Session, SessionStore
+from fedkd.serving.sharing import sharing_of
 from fedkd.serving.sources import Source, source_of
 from fedkd.serving.tokens import Limits, TokenError, token_book
 
@@ -51,6 +52,10 @@ class EdgeSettings:
     of a rule, has it; others are sent on (`forward`: proxy), or their clients are told where to (redirect). Edges
     ask each other for reports every `gossip_s` seconds, and show `peer_token` where there are tokens. At most
     `most_on_demand` models that are fetched on demand are held at once.
+
+    With `share_profile`, a file that `fedkd bench sharing` writes, up to `share_group` pictures whose prompts mean
+    nearly the same share their first steps, as many as lose `share_loss` of pictures at most; latents for later ones
+    take `share_cache_bytes`.
     """
 
     device: str = "cpu"
@@ -78,6 +83,10 @@ class EdgeSettings:
     forward: str = "proxy"
     gossip_s: float = 0.5
     most_on_demand: int = 1
+    share_profile: str = ""
+    share_loss: float = 0.01
+    share_group: int = 8
+    share_cache_bytes: int = 64 << 20
 
 
 @dataclass
@@ -184,7 +193,16 @@ def _edge(given: EdgeSettings, on_demand: Mapping[str, Source]) -> Edge:
     metrics = EdgeMetrics()
     try:
         models = EdgeModels(steps, device=given.device, dtype=given.dtype, defaults=defaults, metrics=metrics)
-        edge = Edge(given, steps, models, Engine(steps), metrics, on_demand)
+        sharing = sharing_of(
+            given.share_profile,
+            allowed_loss=given.share_loss,
+            most=given.share_group,
+            cache_bytes=given.share_cache_bytes,
+            metrics=metrics,
+        )
+        if sharing is not None:
+            models.on_gone = sharing.forget
+        edge = Edge(given, steps, models, Engine(steps, sharing), metrics, on_demand)
     except BaseException:
         steps.close()
         raise

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -19,6 +20,7 @@ from fedkd.serving.arrivals import submitted
 from fedkd.serving.errors import EdgeFault
 from fedkd.serving.served import Served
 from fedkd.serving.sessions import Session
+from fedkd.serving.sharing import Begun, Sharing, Wish
 
 Result = TypeVar("Result")
 OnStep = Callable[[Job], None]
@@ -36,8 +38,8 @@ def picture_bytes(image: Image.Image, form: str = "png", quality: int = 100) -> 
 class Engine:
     """Work on the step engine, awaited: it ends with its answer or an EdgeFault, and with whoever waits for it."""
 
-    def __init__(self, steps: StepEngine) -> None:
-        self.steps = steps
+    def __init__(self, steps: StepEngine, sharing: Sharing | None = None) -> None:
+        self.steps, self.sharing = steps, sharing
         self.open = True
 
     def close(self) -> None:
@@ -132,6 +134,15 @@ class Engine:
             if session is not None and ticket in session.tickets:
                 session.tickets.remove(ticket)
         return ticket.lone
+
+    @asynccontextmanager
+    async def joined(self, served: Served, job: Job, wish: Wish) -> AsyncIterator[Begun]:
+        """`Sharing.joined`, or the job as it is where nothing is shared."""
+        if self.sharing is None:
+            yield Begun(job)
+            return
+        async with self.sharing.joined(served, job, wish) as begun:
+            yield begun
 
     async def picture(self, served: Served, latents: torch.Tensor, *, owner: str, admitted: bool = True) -> Image.Image:
         """The picture of latents (1, C, h, w); EdgeFault 429 when the edge is busy, unless it was `admitted`."""

@@ -75,7 +75,11 @@ class SessionRequest(Sampled):
 
 
 class ImageRequest(Sampled):
-    """OpenAI's image generation request, with extras (`seed`, `num_inference_steps`…); others are ignored."""
+    """OpenAI's image generation request, with extras (`seed`, `num_inference_steps`…); others are ignored.
+
+    `exact` computes the picture apart from other requests. Where the edge shares steps, a request with a seed shares
+    with those of the same seed alone, one without a seed, or with `any_seed`, with any other such, whose seed it takes.
+    """
 
     model_config = ConfigDict(extra="ignore")
 
@@ -91,6 +95,7 @@ class ImageRequest(Sampled):
     seed: Seed | None = None
     exact: bool = False
     deadline_s: Deadline | None = None
+    any_seed: bool = False
 
 
 class ErrorFacts(BaseModel):
@@ -115,7 +120,7 @@ class PictureData(BaseModel):
 
 
 class Pictures(BaseModel):
-    """The pictures of an image request; picture i of n was drawn from seed + i."""
+    """The pictures of an image request; picture i of n was drawn from seed + i, a shared one from its group's seed."""
 
     created: int
     data: list[PictureData]

@@ -28,6 +28,10 @@ class EdgeMetrics:
         self.pictures = Counter("fedkd_pictures", "Pictures decoded for clients.", ["model"], registry=on)
         self.sessions = Counter("fedkd_sessions", "Split sessions by how they ended.", ["outcome"], registry=on)
         self.swaps = Counter("fedkd_model_swaps", "Changes of the served version.", ["model", "outcome"], registry=on)
+        self.shared = Counter(
+            "fedkd_shared_pictures", "Pictures that began with others' steps.", ["model", "source"], registry=on
+        )
+        self.steps_saved = Counter("fedkd_shared_steps_saved", "Steps not run again.", ["model"], registry=on)
         self.models = Gauge(
             "fedkd_model_users", "Requests and sessions on a model.", ["model", "version", "state"], registry=on
         )

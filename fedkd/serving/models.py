@@ -6,7 +6,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -53,6 +53,7 @@ class EdgeModels:
         self.steps, self.device, self.dtype = steps, device, dtype
         self.defaults, self.metrics = defaults or Defaults(), metrics
         scheduler_class(self.defaults.scheduler)
+        self.on_gone: Callable[[Served], None] = lambda served: None  # told of a version whose last user has ended
         self._current: dict[str, Served] = {}
         self._retired: list[Served] = []
         self._sources: dict[str, Source] = {}
@@ -231,6 +232,7 @@ class EdgeModels:
                 return
             self._retired.remove(served)
         self.steps.remove_model(served.key)
+        self.on_gone(served)
         served.release_files()
 
     def _load(self, name: str, brought: Brought, version: str) -> Served:

@@ -22,6 +22,7 @@ from fedkd.serving.messages import ImageRequest, Pictures
 from fedkd.serving.metrics import EdgeMetrics
 from fedkd.serving.models import EdgeModels
 from fedkd.serving.served import Served
+from fedkd.serving.sharing import Begun, Wish
 from fedkd.serving.streaming import EVENT_STREAM, event_bytes, event_stream
 
 Event = tuple[str, dict[str, Any]]
@@ -30,6 +31,14 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
         "model": Pictures,
         "description": "The pictures; with stream=true events image_generation.partial_image and .completed",
         "content": {EVENT_STREAM: {}},
+        "headers": {
+            "X-Fedkd-Exact": {"description": "Computed apart from others", "schema": {"type": "boolean"}},
+            "X-Fedkd-Shared-Steps": {
+                "description": "Steps of others that it began with",
+                "schema": {"type": "integer"},
+            },
+            "X-Fedkd-Model-Digest": {"description": "The model that drew it", "schema": {"type": "string"}},
+        },
     }
 }
 
@@ -48,6 +57,16 @@ def check_request(asked: ImageRequest, served: Served) -> str:
     if asked.partial_images and not asked.stream:
         raise EdgeFault(400, "partial_images needs stream=true", param="partial_images", code="invalid_value")
     return form
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A picture in base64, the seed it was drawn from, whether apart from all others, and its shared steps."""
+
+    data: str
+    seed: int
+    alone: bool
+    shared: int
 
 
 @dataclass
@@ -76,12 +95,23 @@ class Drawing:
             owner=self.owner,
         )
 
-    async def draw(self, job: Job, events: asyncio.Queue[Event | None] | None = None) -> tuple[str, bool]:
-        """One picture in base64, and whether it was computed apart from others; partial images go to `events`."""
+    async def draw(self, job: Job, events: asyncio.Queue[Event | None] | None = None) -> Drawn:
+        """One picture; partial images go to `events`, those of shared steps left out."""
         asked = self.asked
-        left_s = asked.deadline_s and asked.deadline_s - (time.perf_counter() - self.began)
+        # pictures of one request are to differ, so that each has its own noise
+        any_seed = (asked.any_seed or asked.seed is None) and (asked.n or 1) == 1
+        wish = Wish(asked.prompt, job.total, asked.exact, any_seed, self._left_s())
+        async with self.engine.joined(self.served, job, wish) as begun:
+            return await self._finish(begun, events)
+
+    def _left_s(self) -> float | None:
+        return self.asked.deadline_s and self.asked.deadline_s - (time.perf_counter() - self.began)
+
+    async def _finish(self, begun: Begun, events: asyncio.Queue[Event | None] | None) -> Drawn:
+        asked, job = self.asked, begun.job
         latents: asyncio.Queue[torch.Tensor] = asyncio.Queue()
-        wanted = partial_steps(job.total, asked.partial_images or 0) if events is not None else set()
+        steps = partial_steps(job.total, asked.partial_images or 0) if events is not None else set()
+        wanted = {step for step in steps if step > begun.shared}
         loop = asyncio.get_running_loop()
 
         def on_step(job: Job) -> None:
@@ -101,28 +131,28 @@ class Drawing:
                 job,
                 job.total,
                 owner=self.owner,
-                deadline_s=left_s,
+                deadline_s=self._left_s(),
                 exact=asked.exact,
-                on_step=on_step,
+                on_step=begun.on_step(on_step),
             )
         data = await self._encoded(job.latents)
         self.metrics.pictures.labels(self.served.name).inc()
-        return data, alone
+        return Drawn(data, job.seed, alone and not begun.shared, begun.shared)
 
-    async def all(self, jobs: list[Job]) -> tuple[list[str], bool]:
-        """All pictures in base64; when one fails, the others are cancelled."""
+    async def all(self, jobs: list[Job]) -> list[Drawn]:
+        """All pictures; when one fails, the others are cancelled."""
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(self.draw(job)) for job in jobs]
-        made = [task.result() for task in tasks]
-        return [data for data, _ in made], all(alone for _, alone in made)
+        return [task.result() for task in tasks]
 
     async def events(self, jobs: list[Job]) -> AsyncIterator[bytes]:
         """Events of all pictures as they come; a failure is an event too, since the answer has begun."""
         events: asyncio.Queue[Event | None] = asyncio.Queue()
 
         async def one(job: Job) -> None:
-            data, alone = await self.draw(job, events)
-            await events.put(self._event("completed", data, usage=usage(), seed=job.seed, fedkd_exact=alone))
+            made = await self.draw(job, events)
+            facts = {"seed": made.seed, "fedkd_exact": made.alone, "fedkd_shared_steps": made.shared}
+            await events.put(self._event("completed", made.data, usage=usage(), **facts))
 
         async def everything() -> None:
             try:
@@ -180,18 +210,22 @@ def image_routes(models: EdgeModels, engine: Engine, metrics: EdgeMetrics) -> AP
 
     async def whole(drawing: Drawing, seed: int) -> Response:
         try:
-            made, alone = await drawing.all(await drawing.jobs(seed))
+            made = await drawing.all(await drawing.jobs(seed))
         except BaseExceptionGroup as errors:
             raise _first(errors) from errors
         height, width = drawing.served.resolution
         body = {
             "created": int(time.time()),
-            "data": [{"b64_json": data} for data in made],
-            "seed": seed,
+            "data": [{"b64_json": each.data} for each in made],
+            "seed": made[0].seed,
             "output_format": drawing.form,
             "size": f"{width}x{height}",
         }
-        headers = {"X-Fedkd-Exact": str(alone).lower(), "X-Fedkd-Model-Digest": drawing.served.digest}
+        headers = {
+            "X-Fedkd-Exact": str(all(each.alone for each in made)).lower(),
+            "X-Fedkd-Shared-Steps": str(sum(each.shared for each in made)),
+            "X-Fedkd-Model-Digest": drawing.served.digest,
+        }
         return JSONResponse(body, headers=headers)
 
     @routes.post(

@@ -21,6 +21,7 @@ from fedkd.serving.metrics import EdgeMetrics
 from fedkd.serving.models import EdgeModels
 from fedkd.serving.previews import reporting
 from fedkd.serving.sessions import Session, SessionStore
+from fedkd.serving.sharing import Begun, Wish
 
 SAFETENSORS = "application/x-safetensors"
 
@@ -55,7 +56,13 @@ class SessionWork:
         )
         session.conditions = job.conditions
         left_s = asked.deadline_s and asked.deadline_s - (time.perf_counter() - began)
-        await self._first_part(session, job, left_s, from_device=False)
+        until = max(0, job.total - session.device_steps) if session.order == "edge_first" else 0
+        wish = Wish(asked.prompt, until, session.alone, deadline_s=left_s)
+        async with self.engine.joined(session.served, job, wish) as begun:
+            job = begun.job
+            session.exact &= not begun.shared
+            left_s = asked.deadline_s and asked.deadline_s - (time.perf_counter() - began)
+            await self._first_part(session, job, left_s, begun=begun)
         wanted = asked.device_steps > 0 if asked.with_conditions is None else asked.with_conditions
         return await self._handed(session, job, wanted, began)
 
@@ -65,7 +72,7 @@ class SessionWork:
         found, job = await self.engine.take_up(session.served, data)
         session.conditions = job.conditions
         session.exact = found.form == "exact"
-        await self._first_part(session, job, session.deadline_s, from_device=True)
+        await self._first_part(session, job, session.deadline_s)
         wanted = job.step < session.returns_at if with_conditions is None else with_conditions
         return await self._handed(session, job, wanted, began)
 
@@ -93,7 +100,9 @@ class SessionWork:
             tensors["png"] = torch.frombuffer(bytearray(picture), dtype=torch.uint8)
         return Response(save(tensors), 200, headers, SAFETENSORS)
 
-    async def _first_part(self, session: Session, job: Job, deadline_s: float | None, *, from_device: bool) -> None:
+    async def _first_part(
+        self, session: Session, job: Job, deadline_s: float | None, begun: Begun | None = None
+    ) -> None:
         session.total = job.total
         if session.device_steps > job.total:
             raise EdgeFault(
@@ -111,8 +120,12 @@ class SessionWork:
             )
         if session.order == "edge_first":
             until = max(job.step, job.total - session.device_steps)
-            work = self.engine.go_on if from_device else self.engine.denoise
-            session.exact &= await work(session.served, job, until, **self._options(session, deadline_s))
+            options = self._options(session, deadline_s)
+            if begun is None:  # its state came from a device
+                session.exact &= await self.engine.go_on(session.served, job, until, **options)
+            else:
+                options["on_step"] = begun.on_step(options["on_step"])
+                session.exact &= await self.engine.denoise(session.served, job, until, **options)
 
     async def _handed(self, session: Session, job: Job, with_conditions: bool, began: float) -> Response:
         def work() -> bytes:

@@ -1,0 +1,120 @@
+"""A stream of requests, served as an edge does: alone, by the learned policy, and by one that ignores meaning."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fedkd.cli.benchmarks.sharing_prompts import Wanted, stream
+from fedkd.cli.benchmarks.sharing_studio import STEPS, Studio, likeness
+from fedkd.inference.denoiser import Job
+from fedkd.inference.latent_cache import LatentCache, Way
+from fedkd.planning.sharing import SimilarityGraph
+from fedkd.planning.sharing_policy import SharingPolicy
+
+WINDOW = 16  # requests that are at the edge at the same time
+GROUP = 8
+CACHE_BYTES = 4 << 20
+WAY = Way("tiny-sd", "any")
+
+
+@dataclass
+class Served:
+    """How each request was drawn: where its job forked off (0: nowhere), and the noise it had."""
+
+    wanted: list[Wanted]
+    jobs: list[Job]
+    shared: list[int]
+
+
+def serve(studio: Studio, asked: Sequence[Wanted], seed: int, policy: SharingPolicy) -> tuple[Served, list[Job]]:
+    """The stream under the policy, groups in each window and the cache between; and all jobs that leaders left."""
+    cache, left = LatentCache(CACHE_BYTES), list[Job]()
+    jobs: list[Job | None] = [None] * len(asked)
+    for begin in range(0, len(asked), WINDOW):
+        places = range(begin, min(begin + WINDOW, len(asked)))
+        graph = SimilarityGraph[int](max(-1.0, min(1.0, policy.floor)))
+        for place in places:
+            embedding = studio.embedding(asked[place])
+            hit = cache.find(WAY, embedding, policy.steps, STEPS)
+            if hit is not None:
+                jobs[place] = studio.forked(hit.job, asked[place])
+            else:
+                graph.add(place, embedding)
+        groups = graph.groups(GROUP)
+        leaders = [studio.job(asked[group.leader], 100_000 * (seed + 1) + group.leader) for group in groups]
+        kept: list[dict[int, Job]] = [{} for _ in groups]
+
+        def keep(which: int, job: Job, groups: Any = groups, kept: Any = kept) -> None:
+            if job.step in policy.forks:
+                kept[which][job.step] = studio.forked(job, asked[groups[which].leader])
+                left.append(kept[which][job.step])
+                cache.put(WAY, studio.embedding(asked[groups[which].leader]), job)
+
+        studio.finish(leaders, keep)
+        for group, leader, there in zip(groups, leaders, kept, strict=True):
+            jobs[group.leader] = leader
+            for member, similarity in zip(group.members[1:], group.similarity[1:], strict=True):
+                # within the floor, but in a bin that may share nothing: it is drawn alone
+                step = policy.steps(similarity)
+                fresh = 100_000 * (seed + 1) + member
+                jobs[member] = studio.forked(there[step], asked[member]) if step else studio.job(asked[member], fresh)
+    made = [job for job in jobs if job is not None]
+    shared = [0 if job.step == job.total else job.step for job in made]
+    studio.finish(made)
+    return Served(list(asked), made, shared), left
+
+
+def at_random(studio: Studio, like: Served, left: Sequence[Job], seed: int) -> Served:
+    """The same requests with the same shared steps, each forked off whomever chance gives it."""
+    rng = random.Random(f"random groups {seed}")
+    jobs = []
+    for wanted, job, step in zip(like.wanted, like.jobs, like.shared, strict=True):
+        there = [each for each in left if each.step == step]
+        jobs.append(studio.forked(rng.choice(there), wanted) if step else job)
+    studio.finish(jobs)
+    return Served(like.wanted, jobs, like.shared)
+
+
+def figures(studio: Studio, served: Served) -> dict[str, float]:
+    """Steps saved, prompt accuracy, and what was lost against the same prompts drawn alone with the same noise."""
+    begun = [place for place, step in enumerate(served.shared) if step]
+    alone = list(served.jobs)
+    for place in begun:
+        alone[place] = studio.job(served.wanted[place], served.jobs[place].seed)
+    studio.finish([alone[place] for place in begun])
+    images, expected = studio.pictures(served.jobs), studio.pictures(alone)
+    right, could = studio.right(images, served.wanted), studio.right(expected, served.wanted)
+    psnr, ssim = likeness(images, expected)
+    return {
+        "steps saved": sum(served.shared) / (STEPS * len(served.jobs)),
+        "pictures that share": len(begun) / len(served.jobs),
+        "accuracy": float(right.mean()),
+        "accuracy alone": float(could.mean()),
+        "accuracy lost": float(np.mean(could - right)),
+        "PSNR (dB)": float(psnr.mean()),
+        "SSIM": float(ssim.mean()),
+    }
+
+
+def unshared(studio: Studio, asked: Sequence[Wanted], seed: int) -> dict[str, float]:
+    """The stream with nothing shared, each request with its own noise."""
+    jobs = [studio.job(wanted, 100_000 * (seed + 1) + place) for place, wanted in enumerate(asked)]
+    studio.finish(jobs)
+    accuracy = float(studio.right(studio.pictures(jobs), asked).mean())
+    return {"steps saved": 0.0, "pictures that share": 0.0, "accuracy": accuracy, "accuracy lost": 0.0}
+
+
+def compared(studio: Studio, count: int, seed: int, policy: SharingPolicy) -> dict[str, dict[str, float]]:
+    """All three ways to serve one stream of `count` requests."""
+    asked = stream(count, seed)
+    served, left = serve(studio, asked, seed, policy)
+    return {
+        "unshared": unshared(studio, asked, seed),
+        "learned policy": figures(studio, served),
+        "random groups, same steps": figures(studio, at_random(studio, served, left, seed)),
+    }
