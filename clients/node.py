@@ -23,6 +23,7 @@ from fedkd.checkpoints.signing import TrustPolicy
 from fedkd.recipe import Recipe, check_registry_url, load_recipe
 
 ROLES = ("edge", "user")
+CONFIG = "config.json"  # in a simulated node's folder
 
 
 class NodeError(ValueError):
@@ -42,6 +43,7 @@ class Node:
     policy: TrustPolicy = field(default_factory=TrustPolicy)
     cache_bytes: int = 0
     registry: str = ""
+    config: Mapping[str, Any] = field(default_factory=dict)  # what the node's own configuration says besides
 
     @property
     def cache(self) -> CheckpointCache:
@@ -72,14 +74,16 @@ def node_of(context: Context, recipe: Recipe, run: str) -> Node:
         partition, edges = int(config["partition-id"]), recipe.federation.edges
         role = "edge" if partition < edges else "user"
         index = partition if role == "edge" else partition - edges
+        folder = Path(run) / "nodes" / f"{role}-{index}"
         return Node(
             role,
             f"{role}-{index}",
             index,
             edge_name(index, role, recipe),
-            Path(run) / "nodes" / f"{role}-{index}",
+            folder,
             policy=TrustPolicy(recipe.serving.require_signature, _paths(recipe.serving.trusted_keys)),
             cache_bytes=int(recipe.serving.cache_mb * 2**20),
+            config=_written(folder / CONFIG),
         )
     role = str(config.get("role", ""))
     if role not in ROLES:
@@ -93,7 +97,12 @@ def node_of(context: Context, recipe: Recipe, run: str) -> Node:
     policy = own_policy(config, recipe)
     registry = check_registry_url(str(config.get("registry", "")), "node-config registry")
     data = str(config.get("data", ""))
-    return Node(role, name, index, edge, folder, data, policy, int(limit * 2**20), registry)
+    return Node(role, name, index, edge, folder, data, policy, int(limit * 2**20), registry, dict(config))
+
+
+def _written(path: Path) -> dict[str, Any]:
+    """A simulated node's own configuration, which nobody can give it on a command line."""
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
 
 
 def own_policy(config: Mapping[str, Any], recipe: Recipe) -> TrustPolicy:

@@ -1,4 +1,4 @@
-"""A user: turns private pictures into synthetic ones, and answers with nothing else."""
+"""A user: turns private pictures into synthetic ones, and gives nothing else away."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from flwr.app import RecordDict
 from clients.node import NodeError, Request, use_threads
 from clients.payload import pack
 from clients.pipelines import pipeline
+from clients.sets import by_edge, deliver, way_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -29,9 +30,13 @@ def private_images(request: Request) -> tuple[Dataset, list[str]]:
 
 
 def synthesise(request: Request) -> RecordDict:
-    """D_n → D'_n: refresh the cached model, synthesise, answer the synthetic set and its audit."""
+    """D_n → D'_n: refresh the cached model, synthesise, answer the synthetic set and its audit.
+
+    With `federation.sets_route=edge` the set goes to the user's edge, and the answer has only its receipt.
+    """
     if request.node.role != "user":
         raise NodeError(f"{request.node.name} is an {request.node.role}; only a user synthesises")
+    way = way_of(request.node) if by_edge(request.node, request.recipe) else None  # before the work, not after it
     from fedkd.data.packing import pack_dataset
     from fedkd.synthesis.synthesise import synthesise as make_synthetic
 
@@ -43,4 +48,8 @@ def synthesise(request: Request) -> RecordDict:
     synthetic, audit = make_synthetic(pipe, private, recipe, request.seed)
     audit = {**audit, "skipped": len(skipped)}
     facts = {"audit": audit, "edge": request.node.edge, "checkpoint_bytes": taken.cost()}
-    return pack(facts, {"set": pack_dataset(synthetic)})
+    data = pack_dataset(synthetic)
+    if way is None:
+        return pack(facts, {"set": data})
+    receipt = {**deliver(data, request.node.name, way), "count": len(synthetic)}
+    return pack({**facts, "receipt": receipt})

@@ -30,7 +30,8 @@ class Answers:
         self.state.write_bytes(path, data)
         digest = hashlib.sha256(data).hexdigest()
         line = {"name": name, "answer": answer, "file": str(path.relative_to(self.folder)), "sha256": digest}
-        self.state.append(self.path, line | {"up": result.up[name], "down": result.down[name]})
+        ways = {"up": result.up[name], "down": result.down[name], "edge": result.edge.get(name, 0)}
+        self.state.append(self.path, line | ways)
         return digest
 
     def restore(self, result: Exchange) -> None:
@@ -39,4 +40,6 @@ class Answers:
             result.asked += 1
             result.answers[name] = line["answer"]
             result.up[name], result.down[name] = line["up"], line["down"]
+            if line.get("edge"):
+                result.edge[name] = line["edge"]
         result.answers = {name: result.answers[name] for name in sorted(result.answers)}

@@ -22,6 +22,7 @@ from fedkd.recipe import Recipe
 from server.credentials import CA, CERTIFICATE, KEY, make_certificates, make_node_key
 from server.namespaces import Bridge, bridge
 from server.processes import FLWR, environment, family, free_ports, sweep, unhurried
+from server.set_services import set_services
 
 SUPERLINK, CONNECTION = "superlink", "fedkd"
 START_S = 90.0
@@ -163,8 +164,9 @@ def deployment(
         made = superlink(recipe, folder, hosts, token)
         stack.callback(closed, made)
         if start_nodes:
+            own = stack.enter_context(set_services(recipe, lambda name: folder / "nodes" / name, made.this_host))
             for name, config in node_configs(recipe).items():
-                made.node(name, config)
+                made.node(name, {**config, **own.get(name, {})})
         yield made
 
 

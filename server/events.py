@@ -74,6 +74,8 @@ def _of_phase(number: int, phase: str, facts: dict[str, Any]) -> list[Event]:
         _event(number, phase, node, "it answered more than once: the first answer counts")
         for node in entry["duplicates"]
     ]
+    for user, why in sorted(facts.get("missing", {}).items()):
+        found.append(_event(number, phase, user, f"its set is left out: {why}"))
     if phase == "distil":
         found += [_event(number, phase, node, f"lambda 0: {why}") for node, why in sorted(facts["left_out"].items())]
     if phase == "publish" and facts["alias"] == "candidate":

@@ -25,6 +25,7 @@ WINDOW = 64  # nodes that may be at work on a request at a time
 PUSHED, PUSHED_BYTES = 16, 32 * 2**20  # messages sent in one go
 PULLED, PULLED_BYTES = 16, 64 * 2**20  # answers fetched in one go
 FIRST_PULLED = 4  # as long as nobody knows how large they are
+WAYS = ("up", "down", "registry", "edge")  # that bytes go: messages to and from the server, a registry, HTTP to edges
 NAMED = 20  # nodes that an error names
 
 Build = Callable[[], RecordDict]
@@ -41,7 +42,7 @@ class Exchange:
     """What came of an exchange, by node name: checked answers, who was left out and why, who answered twice, bytes.
 
     Those `refused` did answer, but with something that could not be used. `up` is towards the server; `registry` is
-    what a node pulled from a registry for this phase.
+    what a node pulled from a registry for this phase, `edge` what it sent straight to its edge.
     """
 
     answers: dict[str, Any] = field(default_factory=dict)
@@ -52,22 +53,23 @@ class Exchange:
     up: dict[str, int] = field(default_factory=dict)
     down: dict[str, int] = field(default_factory=dict)
     registry: dict[str, int] = field(default_factory=dict)
+    edge: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
 
     def entry(self, name: str) -> dict[str, Any]:
         """The exchange as a phase of the report, with its bytes in all and by node (`ledger`)."""
-        up, down, pulled = self.up, self.down, self.registry
+        ways = {"up": self.up, "down": self.down, "registry": self.registry, "edge": self.edge}
         return {
             "name": name,
             "seconds": self.seconds,
-            "bytes": {"up": sum(up.values()), "down": sum(down.values())},
+            "bytes": {way: sum(ways[way].values()) for way in ("up", "down")},
             "asked": self.asked,
             "answered": len(self.answers),
             "left_out": [{"node": node, "reason": self.left_out[node]} for node in sorted(self.left_out)],
             "duplicates": sorted(self.duplicates),
             "ledger": [
-                {"node": n, "up": up.get(n, 0), "down": down.get(n, 0), "registry": pulled.get(n, 0)}
-                for n in sorted({*up, *down, *pulled})
+                {"node": node, **{way: of_node.get(node, 0) for way, of_node in ways.items()}}
+                for node in sorted(set().union(*ways.values()))
             ],
         }
 
@@ -78,9 +80,9 @@ def with_earlier(entry: dict[str, Any], earlier: dict[str, Any] | None) -> dict[
         return entry
     ledger: dict[str, dict[str, Any]] = {}
     for line in [*earlier["ledger"], *entry["ledger"]]:
-        before = ledger.setdefault(line["node"], {**line, "up": 0, "down": 0, "registry": 0})
-        for way in ("up", "down", "registry"):
-            before[way] += line[way]
+        before = ledger.setdefault(line["node"], {"node": line["node"], **dict.fromkeys(WAYS, 0)})
+        for way in WAYS:
+            before[way] += line.get(way, 0)  # an older fedkd knew fewer ways
     return {
         **entry,
         "seconds": earlier["seconds"] + entry["seconds"],

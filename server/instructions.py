@@ -33,12 +33,22 @@ class Instructions:
         member: Member | None = None,
         manifest: Manifest | None = None,
         files: Mapping[str, Path] | None = None,
+        receipts: list[dict[str, Any]] | None = None,
     ) -> Callable[[], RecordDict]:
-        """What builds the instruction when its turn comes; `files` go along as the sets to learn from."""
-        return lambda: self.build(number, phase, member, manifest, files or {})
+        """What builds the instruction when its turn comes; `files` go along as the sets to learn from.
+
+        `receipts` speak of the sets that the edge has already.
+        """
+        return lambda: self.build(number, phase, member, manifest, files or {}, receipts)
 
     def build(
-        self, number: int, phase: str, member: Member | None, manifest: Manifest | None, sets: Mapping[str, Path]
+        self,
+        number: int,
+        phase: str,
+        member: Member | None,
+        manifest: Manifest | None,
+        sets: Mapping[str, Path],
+        receipts: list[dict[str, Any]] | None = None,
     ) -> RecordDict:
         """An instruction as a message's content."""
         task: dict[str, Any] = {
@@ -53,6 +63,8 @@ class Instructions:
         files = {name: path.read_bytes() for name, path in sets.items()}
         if files:
             task["sets"] = sorted(files)
+        if receipts is not None:
+            task["receipts"] = receipts
         if member is not None:
             task["seed"] = seed_of(self.recipe.run.seed, number, member.role, member.index)
         if member is not None and manifest is not None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,11 @@ from server.answers import Answers
 from server.cloud import Cloud
 from server.crew import Crew, Requests
 from server.delivery import Shopfront, check_bytes
+from server.drawings import captions_path, draw_sets
 from server.events import note_start
 from server.exchange import Exchange, need_quorum
 from server.instructions import Instructions
+from server.receipts import check_captions, check_missing, check_receipt, receipt_path, receipts
 from server.state import RunState
 
 
@@ -45,6 +48,7 @@ class Federation:
         self.instructions = Instructions(recipe, run, self.registry, self.registry_url, self.cloud.evaluation_seed)
         wait_s = recipe.federation.wait_s if wait_s is None else wait_s
         self.crew = Crew(grid, recipe, self.state, self.audit, registry_url=self.registry_url, wait_s=wait_s)
+        self.by_edge = recipe.federation.sets_route == "edge"  # sets go from users to edges, receipts come here
         self.current = ""  # reference of the published checkpoint, name:version
         self.metrics: dict[str, Any] = {}  # what the current checkpoint scored
         self.after_round: Callable[[int], None] = lambda number: None  # whoever wants to know of finished rounds
@@ -129,7 +133,7 @@ class Federation:
         self.crew.keep(number, phase, result)
 
     def synthesise(self, number: int) -> None:
-        """Ask every user for D'_n; keep the sets as Parquet files."""
+        """Ask every user for D'_n; keep the sets as Parquet files, or only the receipts of those that went to edges."""
         manifest, answers = self.published(), Answers(self.state, number, "synthesise")
         edges = {edge.name for edge in self.crew.of_role("edge")}
         users = [user for user in self.crew.of_role("user") if user.name not in answers.kept]
@@ -141,17 +145,26 @@ class Federation:
         folder = self.state.round_folder(number) / "sets"
 
         def check(name: str, task: dict[str, Any], files: dict[str, bytes]) -> dict[str, Any]:
-            pictures = self.cloud.accept_set(files["set"])
+            receipt = check_receipt(task, files, self.recipe) if self.by_edge else None
+            pictures = receipt["count"] if receipt else self.cloud.accept_set(files["set"])
             audit = {str(key): value for key, value in dict(task["audit"]).items()}
             if not all(value is None or isinstance(value, int | float) for value in audit.values()):
                 raise ValueError("its audit holds something that is not a number")
             facts = {"name": name, "edge": self.crew.members[name].edge, **audit}
-            return {"facts": facts, "pictures": pictures, "cost": check_bytes(task, manifest)}
+            answer = {"facts": facts, "pictures": pictures, "cost": check_bytes(task, manifest)}
+            return {**answer, "receipt": receipt} if receipt else answer
 
         def store(name: str, answer: dict[str, Any], files: dict[str, bytes], result: Exchange) -> None:
-            digest = answers.store(name, answer, folder / f"{name}.parquet", files["set"], result)
-            edge, pictures = answer["facts"]["edge"], answer["pictures"]
-            self.audit.add("gave", round=number, node=name, edge=edge, what="set", digest=digest, pictures=pictures)
+            gave = {"edge": answer["facts"]["edge"], "pictures": answer["pictures"]}
+            if receipt := answer.get("receipt"):
+                result.edge[name] = receipt["sent"]
+                path = receipt_path(self.state, number, name)
+                answers.store(name, answer, path, json.dumps(receipt).encode(), result)
+                gave |= {"what": "receipt", "digest": receipt["digest"], "bytes": receipt["bytes"]}
+            else:
+                digest = answers.store(name, answer, folder / f"{name}.parquet", files["set"], result)
+                gave |= {"what": "set", "digest": digest}
+            self.audit.add("gave", round=number, node=name, **gave)
 
         result = self.crew.ask(number, "synthesise", "train.synthesise", requests, check, store)
         answers.restore(result)
@@ -164,39 +177,58 @@ class Federation:
         self.crew.keep(number, "synthesise", result, users=users_facts, quorum=True)
 
     def finetune(self, number: int) -> None:
-        """Give each edge the union of its users' sets; keep its adapter and metrics."""
-        folder, sets = self.state.round_folder(number), self.user_sets(number)
-        answers = Answers(self.state, number, "finetune")
+        """Give each edge the union of its users' sets, or their receipts; keep its adapter and metrics."""
+        folder, answers = self.state.round_folder(number), Answers(self.state, number, "finetune")
+        sets: Mapping[str, list[Any]] = receipts(self.state, number) if self.by_edge else self.user_sets(number)
+        missing: dict[str, str] = {}  # users whose sets their edges could not use, and why
         requests: Requests = {}
         for edge in self.crew.of_role("edge"):
             if edge.name in sets and edge.name not in answers.kept:
-                files = {path.stem: path for path in sets[edge.name]}
-                requests[edge.name] = (edge.id, self.instructions.content(number, "finetune", edge, files=files))
+                given = sets[edge.name]
+                along = {"receipts": given} if self.by_edge else {"files": {path.stem: path for path in given}}
+                requests[edge.name] = (edge.id, self.instructions.content(number, "finetune", edge, **along))
 
         def check(name: str, task: dict[str, Any], files: dict[str, bytes]) -> dict[str, Any]:
+            without = check_missing(task, sets[name]) if self.by_edge else {}
+            missing.update(without)
+            if without and len(without) == len(sets[name]):
+                raise ValueError(f"no set of its users could be used: {'; '.join(sorted(set(without.values())))}")
+            told = {"missing": without, "captions": check_captions(task, self.recipe)} if self.by_edge else {}
             self.cloud.accept_adapter(self.current, files["adapter"])
             facts = {key: task["metrics"].get(key) for key in ("accuracy", "known", "taught", "concepts")}
             if "privacy" in task:
                 facts["privacy"] = {key: float(task["privacy"][key]) for key in ("epsilon", "delta")}
-            return {"name": name, **facts, "loss": [float(value) for value in task["loss"]]}
+            return {"name": name, **facts, "loss": [float(value) for value in task["loss"]], **told}
 
         def store(name: str, answer: dict[str, Any], files: dict[str, bytes], result: Exchange) -> None:
             path = folder / "adapters" / f"{name}.safetensors"
+            if self.by_edge:
+                captions = json.dumps(answer.pop("captions")).encode()
+                self.state.write_bytes(captions_path(self.state, number, name), captions)
             digest = answers.store(name, answer, path, files["adapter"], result)
-            self.audit.add("gave", round=number, node=name, what="adapter", digest=digest, sets=len(sets[name]))
+            used = len(sets[name]) - len(answer.get("missing", ()))
+            self.audit.add("gave", round=number, node=name, what="adapter", digest=digest, sets=used)
 
         result = self.crew.ask(number, "finetune", "train.finetune", requests, check, store)
         answers.restore(result)
-        self.crew.keep(number, "finetune", result, edges=list(result.answers.values()), quorum=True)
+        for edge in result.answers.values():
+            missing |= edge.pop("missing", {})
+        for user, why in sorted(missing.items()):
+            self.audit.add("refused", round=number, phase="finetune", node=user, why=why)
+        facts = {"missing": missing} if missing else {}
+        self.crew.keep(number, "finetune", result, edges=list(result.answers.values()), quorum=True, **facts)
 
     def distil(self, number: int) -> dict[str, Any]:
-        """Train the student on the sets of all edges that sent an adapter."""
+        """Train the student on the sets of all edges that sent an adapter, or on what their adapters draw."""
         tuned = self.state.finished(number, "finetune")
         assert tuned is not None
-        folder, sets = self.state.round_folder(number), self.user_sets(number)
         names = [edge["name"] for edge in tuned["edges"]]
-        adapters = {name: folder / "adapters" / f"{name}.safetensors" for name in names}
-        facts = self.cloud.distil(number, self.current, {name: sets[name] for name in names}, adapters)
+        adapters = {name: self.state.round_folder(number) / "adapters" / f"{name}.safetensors" for name in names}
+        if self.by_edge:
+            sets = draw_sets(self.cloud, number, self.current, adapters)
+        else:
+            sets = {name: paths for name, paths in self.user_sets(number).items() if name in adapters}
+        facts = self.cloud.distil(number, self.current, sets, adapters)
         for name, why in sorted(facts["left_out"].items()):
             self.audit.add("distrusted", round=number, node=name, why=why)
         return {**facts, "parent": self.current}

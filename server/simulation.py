@@ -10,6 +10,7 @@ from pathlib import Path
 
 from fedkd.recipe import Recipe
 from server.processes import BOOTSTRAP, FlowerRun, environment, submit, sweep, unhurried
+from server.set_services import simulated_services
 
 
 @contextlib.contextmanager
@@ -27,7 +28,8 @@ def simulation(recipe: Recipe, run: Path, registry_url: str = "", token: str = "
         resources = f"num-supernodes={nodes} client-resources-num-cpus=1"
         if recipe.run.device.startswith("cuda"):
             resources += f" client-resources-num-gpus={1 / nodes:.4f}"
-        yield submit(home, env, run, registry_url=registry_url, federation=resources)
+        with simulated_services(recipe, run):
+            yield submit(home, env, run, registry_url=registry_url, federation=resources)
     finally:
         with unhurried():
             sweep(home)

@@ -45,6 +45,7 @@ def figures(report: Mapping[str, Any]) -> dict[str, float]:
         "bytes/up": report["bytes"]["up"],
         "bytes/down": report["bytes"]["down"],
         "bytes/registry": sum(line["registry"] for phase in phases for line in phase.get("ledger") or []),
+        "bytes/edges": sum(line.get("edge", 0) for phase in phases for line in phase.get("ledger") or []),
         "bytes/checkpoints": report["checkpoint_bytes"]["moved"],
         "nodes/left_out": sum(len(phase["left_out"]) for phase in phases),
         "users/kept": sum(user.get("kept") or 0 for user in users),

@@ -22,6 +22,7 @@ from fedkd.cli.recipes import recipes
 from fedkd.cli.registry import registry
 from fedkd.cli.report import report
 from fedkd.cli.serve import serve
+from fedkd.cli.sets import sets
 from fedkd.cli.simulate import simulate
 from fedkd.cli.watch import watch
 
@@ -47,6 +48,7 @@ HELP = """Federated distillation of Stable Diffusion, and split inference betwee
   fedkd publish --help               a version to a folder, a bucket or the Hugging Face Hub
   fedkd pull --help                  a version from there, only what is missing
   fedkd registry serve --help        a registry for edges on other machines
+  fedkd sets serve --help            where an edge takes its users' synthetic sets
   fedkd keys new --help              keys to sign with, and to trust
   fedkd audit verify --help          whether a run's audit log is as it was written
   fedkd plan --help                  how many steps, where, at what cost
@@ -81,6 +83,7 @@ main.__doc__ = HELP
 app.add_typer(recipes, name="recipes")
 app.add_typer(checkpoints, name="checkpoints")
 app.add_typer(registry, name="registry")
+app.add_typer(sets, name="sets")
 app.add_typer(keys, name="keys")
 app.add_typer(plan, name="plan")
 app.add_typer(audit, name="audit")

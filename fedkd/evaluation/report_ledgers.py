@@ -8,7 +8,7 @@ from typing import Any
 from fedkd.evaluation.units import is_number
 
 Report = Mapping[str, Any]
-WAYS = ("up", "down", "registry")
+WAYS = ("up", "down", "registry", "edge")
 NODES = 40  # a page names so many nodes in a table; report.json has all of them
 COUNTS = ("private", "drawn", "redrawn", "refused", "kept", "skipped")
 HEADINGS = {
@@ -28,7 +28,8 @@ def bytes_by_phase(rounds: list[Report]) -> dict[str, dict[str, float | None]]:
     found: dict[str, dict[str, float]] = {way: {} for way in WAYS}
     for _, phase in phases_of(rounds):
         sent = dict(phase.get("bytes") or {})
-        sent["registry"] = sum(line.get("registry") or 0 for line in phase.get("ledger") or [])
+        for way in ("registry", "edge"):
+            sent[way] = sum(line.get(way) or 0 for line in phase.get("ledger") or [])
         if any(sent.values()):
             for way in WAYS:
                 name = str(phase.get("name"))
@@ -51,7 +52,7 @@ def bytes_by_node(rounds: list[Report]) -> tuple[list[dict[str, Any]], dict[str,
 
 
 def bytes_by_entry(rounds: list[Report]) -> list[tuple[Any, str, Report]]:
-    """(round, phase, {"node", "up", "down", "registry"}) for each node of each phase, at most NODES a phase."""
+    """(round, phase, {"node", and bytes by way}) for each node of each phase, at most NODES a phase."""
     return [
         (number, str(phase.get("name")), line)
         for number, phase in phases_of(rounds)

@@ -17,6 +17,7 @@ class RecipeError(ValueError):
 CHOICES: dict[str, tuple[str, ...]] = {
     "kind": ("federation", "distillation", "pretrain"),
     "data.partition": ("pathological", "dirichlet", "iid"),
+    "federation.sets_route": ("federation", "edge"),
     "synthesis.method": ("image_to_image", "text_to_image", "both"),
     "distillation.method": ("federated", "progressive", "adversarial", "consistency"),
     "distillation.student": ("lora", "full"),

@@ -59,6 +59,7 @@ class FederationConfig:
     wait_s: float = 120.0  # a run's first round waits so long for all nodes; later ones for a quorum of them
     max_message_mb: float = 256.0
     registry_url: str = ""  # http(s)://, s3:// or file:///: nodes pull here; empty: simulate serves, else in messages
+    sets_route: str = "federation"  # how D'_n gets to its edge: federation (through the cloud) | edge (HTTP, straight)
 
 
 @dataclass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -88,6 +88,11 @@ class TokenBook:
     def __bool__(self) -> bool:
         return bool(self._holders)
 
+    @property
+    def names(self) -> list[str]:
+        """The holders' names."""
+        return [holder.name for holder in self._holders.values()]
+
     def holder(self, authorization: str) -> Holder | None:
         """Who sends this Authorization header; None when it names no known token."""
         if not self._holders and not self._peer:
@@ -121,6 +126,11 @@ def token_book(token: str = "", path: str = "", *, default: Limits | None = None
     if peer_token and _digest(peer_token) in holders:
         raise TokenError("peer_token is a client's token too; give the edges another one")
     return TokenBook(holders, peer_token)
+
+
+def book_of(secrets: Mapping[str, str]) -> TokenBook:
+    """A book of {name: token} without limits."""
+    return TokenBook({_digest(token): Holder(name, Limits()) for name, token in secrets.items()})
 
 
 def _read(path: str, default: Limits) -> Iterator[tuple[str, Holder]]:

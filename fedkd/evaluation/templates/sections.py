@@ -16,22 +16,22 @@ BYTES = """\
 {% if nodes %}
 <section id="bytes">
 <h2>Bytes</h2>
-<p>In messages towards the server (up) and from it (down), and what nodes pulled from a registry.</p>
+<p>In messages towards the server (up) and from it (down), what nodes pulled from a registry, and what users sent straight to their edges (edge).</p>
 {{ bytes_chart }}
 <div class="scroll"><table>
-<thead><tr><th>node</th><th>up</th><th>down</th><th>registry</th></tr></thead>
+<thead><tr><th>node</th><th>up</th><th>down</th><th>registry</th><th>edge</th></tr></thead>
 <tbody>
 {% for n in nodes %}
-<tr><th>{{ n.node }}</th><td>{{ n.up | size }}</td><td>{{ n.down | size }}</td><td>{{ n.registry | size }}</td></tr>
+<tr><th>{{ n.node }}</th><td>{{ n.up | size }}</td><td>{{ n.down | size }}</td><td>{{ n.registry | size }}</td><td>{{ n.edge | size }}</td></tr>
 {% endfor %}
-{% if more_nodes %}<tr><th>{{ more_nodes.nodes }} more</th><td>{{ more_nodes.up | size }}</td><td>{{ more_nodes.down | size }}</td><td>{{ more_nodes.registry | size }}</td></tr>{% endif %}
+{% if more_nodes %}<tr><th>{{ more_nodes.nodes }} more</th><td>{{ more_nodes.up | size }}</td><td>{{ more_nodes.down | size }}</td><td>{{ more_nodes.registry | size }}</td><td>{{ more_nodes.edge | size }}</td></tr>{% endif %}
 </tbody></table></div>
 <details><summary>By round, phase and node{% if more_nodes %} (the first {{ nodes | length }} of a phase; report.json has all){% endif %}</summary>
 <div class="scroll"><table>
-<thead><tr><th>round</th><th class="words">phase</th><th class="words">node</th><th>up</th><th>down</th><th>registry</th></tr></thead>
+<thead><tr><th>round</th><th class="words">phase</th><th class="words">node</th><th>up</th><th>down</th><th>registry</th><th>edge</th></tr></thead>
 <tbody>
 {% for number_, phase, line in entries %}
-<tr><th>{{ number_ }}</th><td class="words">{{ phase }}</td><td class="words">{{ line.node }}</td><td>{{ line.up | size }}</td><td>{{ line.down | size }}</td><td>{{ line.registry | size }}</td></tr>
+<tr><th>{{ number_ }}</th><td class="words">{{ phase }}</td><td class="words">{{ line.node }}</td><td>{{ line.up | size }}</td><td>{{ line.down | size }}</td><td>{{ line.registry | size }}</td><td>{{ line.edge | size }}</td></tr>
 {% endfor %}
 </tbody></table></div></details>
 </section>
