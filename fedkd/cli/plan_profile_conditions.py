@@ -49,7 +49,7 @@ def profile_conditions(
 
     with guard():
         from fedkd.evaluation import condition_scores
-        from fedkd.evaluation.condition_maps import EXTRACTORS
+        from fedkd.data.condition_maps import EXTRACTORS
         from fedkd.planning.system import PlanningError
         from fedkd.recipe import nearest
 
@@ -133,7 +133,8 @@ def _measure(
 ) -> ConditionProfile:
     import numpy as np
 
-    from fedkd.evaluation.condition_maps import EXTRACTORS, compress
+    from fedkd.data.condition_bytes import compress
+    from fedkd.data.condition_maps import EXTRACTORS
     from fedkd.planning.quality import ConditionProfile
 
     kinds = list(nets) or list(EXTRACTORS)
