@@ -48,8 +48,8 @@ def profile_conditions(
     from fedkd.cli.console import console, guard, progress_bar
 
     with guard():
-        from fedkd.evaluation import condition_scores
         from fedkd.data.condition_maps import EXTRACTORS
+        from fedkd.evaluation import condition_scores
         from fedkd.planning.system import PlanningError
         from fedkd.recipe import nearest
 

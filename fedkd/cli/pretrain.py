@@ -16,7 +16,9 @@ def pretrain(
     overrides: Annotated[list[str] | None, typer.Argument(help="Overrides, such as pretrain.steps=200.")] = None,
     to: Annotated[
         Path | None,
-        typer.Option(help="Folder that gets MODEL/ and reference-classifier/, or MODEL-CONDITION/. Default: RUN/checkpoints."),
+        typer.Option(
+            help="Folder that gets MODEL/ and reference-classifier/, or MODEL-CONDITION/. Default: RUN/checkpoints."
+        ),
     ] = None,
 ) -> None:
     """Train a base model from nothing, or the ControlNet by which a visual condition steers one.

@@ -43,7 +43,8 @@ def pack(condition: Image.Image, resolution: float = 1.0, level: float = 1.0) ->
         small = small.resize(size, Image.Resampling.BILINEAR)
     grey = small.convert("L")
     plain = grey if grey.convert("RGB").tobytes() == small.tobytes() else small
-    if plain.mode == "L" and len(grey.getcolors() or range(3)) <= 2 and grey.getextrema() in ((0, 255), (0, 0), (255, 255)):
+    two = len(grey.getcolors() or range(3)) <= 2 and set(grey.getextrema()) <= {0, 255}
+    if two and plain is grey:
         plain = grey.convert("1", dither=Image.Dither.NONE)
     quality = max(1, min(95, round(95 * level)))
     found = [_packed(plain, "PNG", optimize=True), _packed(small, "WEBP", lossless=True, quality=100, method=6)]

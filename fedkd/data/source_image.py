@@ -38,7 +38,9 @@ def read_source(data: bytes, field: str, name: str = "", *, max_pixels: int = MA
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as error:
-        raise SourceError(f"{what} is larger than {max_pixels / 1e6:g} megapixels; make it smaller", "too_many_pixels") from error
+        raise SourceError(
+            f"{what} is larger than {max_pixels / 1e6:g} megapixels; make it smaller", "too_many_pixels"
+        ) from error
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, EOFError, OverflowError) as error:
         raise SourceError(f"{what} is no picture ({len(data):,} bytes); give a {TOLD} file") from error
     with image:

@@ -38,7 +38,9 @@ def draw_steered(
     ).images
 
 
-def followed(pipe: Any, net: Any, rows: Sequence[Mapping[str, Any]], *, seed: int, steps: int = 12) -> tuple[float, float]:
+def followed(
+    pipe: Any, net: Any, rows: Sequence[Mapping[str, Any]], *, seed: int, steps: int = 12
+) -> tuple[float, float]:
     """Mean edge agreement (F1) with the Canny maps of `rows` (`image`, `caption`): steered by them, and not."""
     maps, captions = [canny(row["image"]) for row in rows], [str(row["caption"]) for row in rows]
     facts: dict[str, Any] = {"seed": seed, "steps": steps}

@@ -21,6 +21,10 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 SAME = ("in_channels", "cross_attention_dim", "block_out_channels", "layers_per_block")  # as in its UNet
 
 
+class Unfit(ModelError):
+    """A ControlNet that is sound, but was made for another model."""
+
+
 @dataclass(frozen=True)
 class ControlNetFolder:
     """A ControlNet's `folder` (or hub id), the `kind` of condition that steers it, and the digest of its weights.
@@ -44,7 +48,9 @@ def find_controlnet(given: str, kinds: tuple[str, ...]) -> ControlNetFolder:
     folder = SHIPPED / place if place and (SHIPPED / place / "config.json").is_file() else Path(place).expanduser()
     is_folder = bool(place) and folder.is_dir()
     if not is_folder and (place.count("/") != 1 or place.startswith((".", "/", "~"))):
-        raise ModelError(f"controlnet={given}: no folder '{place}'; give 'tiny-sd-canny', a ControlNet's folder or hub id")
+        raise ModelError(
+            f"controlnet={given}: no folder '{place}'; give 'tiny-sd-canny', a ControlNet's folder or hub id"
+        )
     facts = _facts(folder) if is_folder else {}
     said = str(facts.get("kind", ""))
     if kind and said and kind != said:
@@ -84,7 +90,7 @@ def load_controlnet(found: ControlNetFolder, unet: Any, *, device: str = "cpu", 
     for name in SAME:
         mine, theirs = getattr(net.config, name, None), getattr(unet.config, name, None)
         if _listed(mine) != _listed(theirs):
-            raise ModelError(
+            raise Unfit(
                 f"controlnet={found.folder} has {name}={mine}, the model's UNet {theirs}; give one made for this model"
             )
     if net.config.global_pool_conditions:

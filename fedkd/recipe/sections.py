@@ -232,6 +232,7 @@ class ServingConfig:
     dispatch: str = "social"  # the rule by which a request's edge is chosen
     forward: str = "proxy"  # proxy | redirect: whether this edge passes answers on, or tells clients where to ask
     on_demand_models: int = 1  # of those fetched on demand an edge holds so many at once
+    controlnets: list[str] = field(default_factory=list)  # [KIND=]FOLDER or hub id: what visual conditions steer by
     gossip_s: float = 0.5  # edges ask each other for news so often
     cache_dir: str = ""  # of an edge that pulls from a registry elsewhere; empty: RUN/edge-cache
     cache_mb: float = 0.0  # an edge's cache of checkpoints holds at most this; 0: no bound

@@ -16,6 +16,7 @@ from fastapi.responses import JSONResponse, Response
 
 from fedkd.inference.denoiser import Job
 from fedkd.inference.preview import estimate
+from fedkd.serving.controls import Steering
 from fedkd.serving.engine import FORMATS, Engine, picture_bytes, while_connected
 from fedkd.serving.errors import EdgeFault
 from fedkd.serving.messages import ImageRequest, Pictures
@@ -61,6 +62,8 @@ class Drawing:
     owner: str
     form: str
     began: float
+    steering: Steering | None = None
+    kind: str = "image_generation"  # of its events
 
     async def jobs(self, seed: int) -> list[Job]:
         """Jobs before their first step, one a picture."""
@@ -74,6 +77,7 @@ class Drawing:
             scheduler=asked.scheduler,
             scheduler_options=asked.options(),
             owner=self.owner,
+            steering=self.steering,
         )
 
     async def draw(self, job: Job, events: asyncio.Queue[Event | None] | None = None) -> tuple[str, bool]:
@@ -104,6 +108,7 @@ class Drawing:
                 deadline_s=left_s,
                 exact=asked.exact,
                 on_step=on_step,
+                control=self.steering.kind if self.steering else "",
             )
         data = await self._encoded(job.latents)
         self.metrics.pictures.labels(self.served.name).inc()
@@ -150,7 +155,7 @@ class Drawing:
 
     def _event(self, kind: str, data: str, **facts: Any) -> Event:
         height, width = self.served.resolution
-        name = f"image_generation.{kind}"
+        name = f"{self.kind}.{kind}"
         return name, {
             "type": name,
             "b64_json": data,
@@ -178,22 +183,6 @@ def image_routes(models: EdgeModels, engine: Engine, metrics: EdgeMetrics) -> AP
     """POST /v1/images/generations."""
     routes = APIRouter(tags=["images"])
 
-    async def whole(drawing: Drawing, seed: int) -> Response:
-        try:
-            made, alone = await drawing.all(await drawing.jobs(seed))
-        except BaseExceptionGroup as errors:
-            raise _first(errors) from errors
-        height, width = drawing.served.resolution
-        body = {
-            "created": int(time.time()),
-            "data": [{"b64_json": data} for data in made],
-            "seed": seed,
-            "output_format": drawing.form,
-            "size": f"{width}x{height}",
-        }
-        headers = {"X-Fedkd-Exact": str(alone).lower(), "X-Fedkd-Model-Digest": drawing.served.digest}
-        return JSONResponse(body, headers=headers)
-
     @routes.post(
         "/v1/images/generations",
         response_model=Pictures,
@@ -201,18 +190,41 @@ def image_routes(models: EdgeModels, engine: Engine, metrics: EdgeMetrics) -> AP
         summary="Draw pictures at the edge alone, as OpenAI's clients ask",
     )
     async def generate(asked: ImageRequest, request: Request) -> Response:
-        seed = randbits(31) if asked.seed is None else asked.seed
         with models.use(asked.model) as served:
             form = check_request(asked, served)
             drawing = Drawing(asked, served, engine, metrics, request.scope["holder"], form, time.perf_counter())
-            if not asked.stream:
-                return await while_connected(request.receive, whole(drawing, seed))
-            jobs = await while_connected(request.receive, drawing.jobs(seed))
-            events = _kept(models, drawing, jobs)
-            await anext(events)  # from here on the events keep the model
-        return event_stream(events)
+            return await answer(drawing, models, request)
 
     return routes
+
+
+async def answer(drawing: Drawing, models: EdgeModels, request: Request) -> Response:
+    """A drawing's pictures, all at once or as events; its model must be in use meanwhile."""
+    asked = drawing.asked
+    seed = randbits(31) if asked.seed is None else asked.seed
+    if not asked.stream:
+        return await while_connected(request.receive, _whole(drawing, seed))
+    jobs = await while_connected(request.receive, drawing.jobs(seed))
+    events = _kept(models, drawing, jobs)
+    await anext(events)  # from here on the events keep the model
+    return event_stream(events)
+
+
+async def _whole(drawing: Drawing, seed: int) -> Response:
+    try:
+        made, alone = await drawing.all(await drawing.jobs(seed))
+    except BaseExceptionGroup as errors:
+        raise _first(errors) from errors
+    height, width = drawing.served.resolution
+    body = {
+        "created": int(time.time()),
+        "data": [{"b64_json": data} for data in made],
+        "seed": seed,
+        "output_format": drawing.form,
+        "size": f"{width}x{height}",
+    }
+    headers = {"X-Fedkd-Exact": str(alone).lower(), "X-Fedkd-Model-Digest": drawing.served.digest}
+    return JSONResponse(body, headers=headers)
 
 
 async def _kept(models: EdgeModels, drawing: Drawing, jobs: list[Job]) -> AsyncIterator[bytes]:

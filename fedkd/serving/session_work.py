@@ -14,6 +14,7 @@ from safetensors.torch import save
 
 from fedkd.inference.denoiser import Job, hand_off
 from fedkd.inference.handoff import FORMAT, MAX_HEADER_BYTES
+from fedkd.serving.controls import Conditions, Steering
 from fedkd.serving.engine import Engine, picture_bytes
 from fedkd.serving.errors import EdgeFault
 from fedkd.serving.messages import SessionRequest
@@ -30,6 +31,7 @@ class SessionWork:
 
     def __init__(self, models: EdgeModels, engine: Engine, sessions: SessionStore, metrics: EdgeMetrics) -> None:
         self.models, self.engine, self.sessions, self.metrics = models, engine, sessions, metrics
+        self.conditions = Conditions()
 
     def make(self, session: Session) -> Session:
         """Keep a new session, whose model is taken; EdgeFault 429 or 409 when it cannot be kept."""
@@ -43,6 +45,13 @@ class SessionWork:
     async def open(self, session: Session, asked: SessionRequest) -> Response:
         """Begin the picture, with the edge's steps where it goes first; the hand-off."""
         began = time.perf_counter()
+        steering: Steering | None = None
+        if asked.condition is not None:
+            told, (height, width) = asked.condition, session.served.resolution
+            steering = await self.conditions.extracted(
+                session.served.controls, told.kind, told.image, told.scale, (width, height)
+            )
+            session.control = steering.kind
         (job,) = await self.engine.begin(
             session.served,
             asked.prompt,
@@ -52,6 +61,7 @@ class SessionWork:
             scheduler=asked.scheduler,
             scheduler_options=asked.options(),
             owner=session.owner,
+            steering=steering,
         )
         session.conditions = job.conditions
         left_s = asked.deadline_s and asked.deadline_s - (time.perf_counter() - began)
@@ -117,6 +127,9 @@ class SessionWork:
     async def _handed(self, session: Session, job: Job, with_conditions: bool, began: float) -> Response:
         def work() -> bytes:
             handed = hand_off(job, session.served.digest, with_conditions=with_conditions)
+            if handed.conditions is not None:  # the device has its own condition, which is not small as pixels
+                told = {name: each for name, each in handed.conditions.items() if not name.startswith("control_")}
+                handed = replace(handed, conditions=told)
             session.handed = replace(handed, conditions=None)
             return handed.to_bytes(form=session.wire)
 
@@ -138,6 +151,7 @@ class SessionWork:
             "exact": session.alone,
             "on_step": reporting(session, self.engine),
             "session": session,
+            "control": session.control,
         }
 
 

@@ -120,7 +120,7 @@ def test_a_source_is_upright_and_transparency_is_white() -> None:
 def test_a_file_that_is_not_there_and_a_condition_that_is_too_large_are_named(tmp_path) -> None:
     with pytest.raises(SourceError, match=r"--source .*none.png cannot be read"):
         read_source_file(tmp_path / "none.png")
-    with pytest.raises(SourceError, match="condition.image has"):
+    with pytest.raises(SourceError, match=r"condition\.image has"):
         arrived(b"x" * (MAX_BYTES + 1), (32, 32))
 
 
