@@ -20,6 +20,7 @@ NAMES = (
     "privacy",
     "scale",
     "faults",
+    "conditions",
 )
 
 
@@ -28,7 +29,7 @@ def bench(
         str,
         typer.Argument(
             help="federated, distillation, step-cost, registry, serving, soak, planning, dispatch, papers, privacy, "
-            "scale or faults."
+            "scale, faults or conditions."
         ),
     ],
     overrides: Annotated[
