@@ -38,7 +38,7 @@ class ControlNetFolder:
 
 
 def find_controlnet(given: str, kinds: tuple[str, ...]) -> ControlNetFolder:
-    """What `[KIND=]PLACE` names: a shipped ControlNet ('tiny-sd-canny'), a folder or a hub id.
+    """What `[KIND=]PLACE` names: a ControlNet shipped under that name, a folder or a hub id.
 
     A folder of `save_controlnet` says its kind itself. ModelError names what is wrong.
     """
@@ -49,7 +49,7 @@ def find_controlnet(given: str, kinds: tuple[str, ...]) -> ControlNetFolder:
     is_folder = bool(place) and folder.is_dir()
     if not is_folder and (place.count("/") != 1 or place.startswith((".", "/", "~"))):
         raise ModelError(
-            f"controlnet={given}: no folder '{place}'; give 'tiny-sd-canny', a ControlNet's folder or hub id"
+            f"controlnet={given}: no folder '{place}'; give a ControlNet's folder or hub id"
         )
     facts = _facts(folder) if is_folder else {}
     said = str(facts.get("kind", ""))
