@@ -48,9 +48,7 @@ def find_controlnet(given: str, kinds: tuple[str, ...]) -> ControlNetFolder:
     folder = SHIPPED / place if place and (SHIPPED / place / "config.json").is_file() else Path(place).expanduser()
     is_folder = bool(place) and folder.is_dir()
     if not is_folder and (place.count("/") != 1 or place.startswith((".", "/", "~"))):
-        raise ModelError(
-            f"controlnet={given}: no folder '{place}'; give a ControlNet's folder or hub id"
-        )
+        raise ModelError(f"controlnet={given}: no folder '{place}'; give a ControlNet's folder or hub id")
     facts = _facts(folder) if is_folder else {}
     said = str(facts.get("kind", ""))
     if kind and said and kind != said:
