@@ -21,6 +21,7 @@ NAMES = (
     "scale",
     "faults",
     "sharing",
+    "conditions",
 )
 
 
@@ -29,7 +30,7 @@ def bench(
         str,
         typer.Argument(
             help="federated, distillation, step-cost, registry, serving, soak, planning, dispatch, papers, privacy, "
-            "scale, faults or sharing."
+            "scale, faults, sharing or conditions."
         ),
     ],
     overrides: Annotated[

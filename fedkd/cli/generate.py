@@ -25,6 +25,15 @@ class Side(str, Enum):  # noqa: UP042
     device = "device"
 
 
+class ConditionKind(str, Enum):  # noqa: UP042
+    """What is extracted from the source for the picture to follow."""
+
+    canny = "canny"
+    soft_edge = "soft-edge"
+    depth = "depth"
+    seg = "seg"
+
+
 class Split(str, Enum):  # noqa: UP042
     """Who decides how many steps the device does."""
 
@@ -69,6 +78,27 @@ def generate(
         typer.Option(metavar="KEY=VALUE", help="e.g. solver_order=3, use_karras_sigmas=true; may be given again."),
     ] = None,
     model: Annotated[str, typer.Option(help="Which of the edge's models. Default: its first.")] = "",
+    condition: Annotated[
+        ConditionKind | None,
+        typer.Option(
+            help="What the picture follows of --source: canny (thin edges), soft-edge, depth (a guess without a "
+            "network) or seg (flat areas). It is extracted here; the source itself never leaves this device."
+        ),
+    ] = None,
+    source: Annotated[
+        Path | None,
+        typer.Option(help="A PNG, JPEG, WebP, GIF or BMP picture for --condition: still, at most 64 megapixels."),
+    ] = None,
+    extracted: Annotated[
+        bool, typer.Option("--extracted", help="--source is a condition already, e.g. of a depth network.")
+    ] = False,
+    condition_resolution: Annotated[
+        float, typer.Option(help="Share of the picture's side at which the condition travels, 0 to 1.")
+    ] = 1.0,
+    condition_quality: Annotated[
+        float, typer.Option(help="Its quality, 0 to 1; 1 is lossless. `fedkd plan condition` finds both.")
+    ] = 1.0,
+    condition_scale: Annotated[float, typer.Option(min=0.0, max=2.0, help="How strongly it steers.")] = 1.0,
     decode: Annotated[Side, typer.Option(help="Who turns the final latents into the picture.")] = Side.edge,
     wire: Annotated[Wire, typer.Option(help="How latents travel; all but exact lose precision.")] = Wire.exact,
     exact: Annotated[
@@ -99,6 +129,10 @@ def generate(
     Example, with `fedkd serve quickstart --checkpoint tiny-sd` running:
 
       fedkd generate "a red seven on a blue background" --device-steps 6 --order device_first -o seven.png
+
+    Example, a picture with the outlines of another, at an edge that has a ControlNet (`fedkd serve --controlnet`):
+
+      fedkd generate "a green seven on a white background" --condition canny --source photo.png
     """
     from fedkd.cli.console import console, guard, progress_bar
 
@@ -109,6 +143,27 @@ def generate(
             raise ValueError(f"--device-steps {device_steps} and --split auto exclude each other; give one")
         if delay_limit and not split:
             raise ValueError(f"--delay-limit {delay_limit:g} is for --split auto; give both or neither")
+        for name, value in (("resolution", condition_resolution), ("quality", condition_quality)):
+            if not 0 < value <= 1:
+                raise ValueError(f"--condition-{name} {value:g} must lie above 0 and be at most 1")
+        if bool(condition) != bool(source):
+            missing = "--source PICTURE" if condition else "--condition canny"
+            raise ValueError(f"--condition and --source belong together; give {missing} too")
+        if extracted and not condition:
+            raise ValueError("--extracted is for --condition and --source; give all three, or leave it out")
+        wanted = None
+        if condition and source:
+            from fedkd.data.source_image import read_source_file
+            from fedkd.serving.split_request import Condition
+
+            wanted = Condition(
+                condition.value,
+                read_source_file(source),
+                extracted=extracted,
+                resolution=condition_resolution,
+                level=condition_quality,
+                scale=condition_scale,
+            )
         with console.status("connecting"):
             import torch
 
@@ -150,6 +205,7 @@ def generate(
                     wire=wire.value,
                     exact=exact,
                     delay_limit_s=delay_limit or None,
+                    condition=wanted,
                     progress=progress,
                     notice=lambda text: console.print(f"note: {text}", markup=False, soft_wrap=True),
                     with_latents=False,
@@ -160,6 +216,8 @@ def generate(
             equal = how_equal(result)
             print(f"{output}: {result.image.width}x{result.image.height}, seed {seed}{equal}")
             print("\n".join(account(result, client.fetched_bytes)))
+            if result.condition:
+                print(f"follows  {source}: {result.condition}, {result.condition_bytes:,} bytes of the bytes up")
 
 
 def parsed(options: list[str]) -> dict[str, object]:

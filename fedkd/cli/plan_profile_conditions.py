@@ -48,8 +48,8 @@ def profile_conditions(
     from fedkd.cli.console import console, guard, progress_bar
 
     with guard():
+        from fedkd.data.condition_maps import EXTRACTORS
         from fedkd.evaluation import condition_scores
-        from fedkd.evaluation.condition_maps import EXTRACTORS
         from fedkd.planning.system import PlanningError
         from fedkd.recipe import nearest
 
@@ -75,7 +75,7 @@ def profile_conditions(
         pipe = load_pipeline(model, scheduler="DDIMScheduler")
         images, captions = _pictures(pictures, pipe, count, seed)
         with progress_bar("measuring conditions") as progress:
-            found = _measure(pipe, images, captions, nets, asked, strength, seed, (look, words), progress)
+            found = measure(pipe, images, captions, nets, asked, strength, seed, (look, words), progress)
         about = {
             "pictures": str(pictures or "digits"),
             "count": len(images),
@@ -120,7 +120,7 @@ def _pictures(folder: Path | None, pipe: Any, count: int, seed: int) -> tuple[li
     return [row["image"] for row in rows], [row["caption"] for row in rows]
 
 
-def _measure(
+def measure(
     pipe: Any,
     images: list[Image.Image],
     captions: list[str],
@@ -131,9 +131,14 @@ def _measure(
     scorers: tuple[Any, Any],
     progress: Any,
 ) -> ConditionProfile:
+    """The profile of every condition of `nets` (KIND: ControlNet; none: all kinds, drawn from the condition itself).
+
+    `asked` has `resolutions`, `levels` and `steps`; `scorers` are (perceptual, prompt); `progress(done, total)`.
+    """
     import numpy as np
 
-    from fedkd.evaluation.condition_maps import EXTRACTORS, compress
+    from fedkd.data.condition_bytes import compress
+    from fedkd.data.condition_maps import EXTRACTORS
     from fedkd.planning.quality import ConditionProfile
 
     kinds = list(nets) or list(EXTRACTORS)

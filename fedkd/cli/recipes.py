@@ -12,7 +12,12 @@ from fedkd.cli.console import guard
 if TYPE_CHECKING:
     from fedkd.recipe import Recipe
 
-VERBS = {"federation": "simulate", "distillation": "distill", "pretrain": "pretrain"}  # what runs which kind
+VERBS = {  # what runs which kind
+    "federation": "simulate",
+    "distillation": "distill",
+    "pretrain": "pretrain",
+    "controlnet": "pretrain",
+}
 
 Overrides = Annotated[
     list[str] | None,

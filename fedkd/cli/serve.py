@@ -99,15 +99,28 @@ def serve(
             "steps. Default: the recipe's, which is none.",
         ),
     ] = "",
+    controlnet: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[KIND=]CONTROLNET",
+            help="A ControlNet's folder or hub id, by which conditions of a KIND (canny, soft-edge, depth, seg) steer "
+            "the models it was made for. May be given again, once a kind. Default: the recipe's.",
+        ),
+    ] = None,
     threads: Annotated[int, typer.Option(min=0, help="torch threads; 0 leaves the choice to torch.")] = 0,
 ) -> None:
     """Serve checkpoints from this machine as an edge.
 
-    It answers the OpenAI client's `images.generate`, and `fedkd generate` for split pictures. Ctrl-C ends it.
+    It answers the OpenAI client's `images.generate` (with a ControlNet `images.edit` too), and `fedkd generate` for
+    split pictures. Ctrl-C ends it.
 
     Example, the shipped base model:
 
       fedkd serve quickstart --checkpoint tiny-sd --port 8765
+
+    Example, pictures that follow the edges of another (make the ControlNet with `fedkd pretrain controlnet-canny`):
+
+      fedkd serve quickstart --checkpoint tiny-sd --controlnet runs/controlnet-canny/checkpoints/tiny-sd-canny
 
     Example, what the cloud has published, kept up to date:
 
@@ -142,6 +155,7 @@ def serve(
                 settings |= {"peer_token": peer_token or resolved.serving.peer_token}
                 settings |= {"dispatch": dispatch or resolved.serving.dispatch}
                 settings |= {"share_profile": share or resolved.serving.share_profile}
+                settings |= {"controlnets": controlnet or list(resolved.serving.controlnets)}
                 lazy = _models(on_demand, resolved, source, source_token) if on_demand else {}
                 app = create_app(models=found, on_demand=lazy, **settings)
             for served in app.state.edge.models.current():

@@ -8,7 +8,7 @@ import torch
 from diffusers import DiffusionPipeline
 from PIL import Image
 
-from fedkd.models.control import ControlledUNet
+from fedkd.models.control import ControlledUNet, control_conditions
 from fedkd.models.pipeline import device_of
 
 Conditions = dict[str, torch.Tensor]
@@ -60,10 +60,7 @@ def encode_control(pipe: Any, image: Image.Image, *, rows: int, scale: float = 1
         device=device_of(pipe),
         dtype=pipe.controlnet.dtype,
     )
-    return {
-        "control_image": pixels.expand(rows, -1, -1, -1),
-        "control_scale": torch.full((rows, 1, 1, 1), scale, dtype=torch.float32, device=pixels.device),
-    }
+    return control_conditions(pixels, rows=rows, scale=scale)
 
 
 def take(conditions: Conditions, rows: torch.Tensor) -> Conditions:

@@ -1,10 +1,32 @@
-"""A UNet and the ControlNet that steers it, as one denoiser."""
+"""A UNet and the ControlNet that steers it, as one denoiser; and the pixels that a ControlNet is shown."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
+from diffusers.image_processor import VaeImageProcessor
+from PIL import Image
+
+
+def control_pixels(image: Image.Image, size: tuple[int, int]) -> torch.Tensor:
+    """What diffusers' ControlNet pipelines show of `image`: (1, 3, H, W) float32 in [0, 1] at `size` (width, height).
+
+    Bit for bit what `prepare_image` makes of it, without a pipeline.
+    """
+    processor = VaeImageProcessor(vae_scale_factor=1, do_convert_rgb=True, do_normalize=False)
+    return processor.preprocess(image, height=size[1], width=size[0]).to(torch.float32)
+
+
+def control_conditions(pixels: torch.Tensor, *, rows: int, scale: float = 1.0) -> dict[str, torch.Tensor]:
+    """`pixels` (1, 3, H, W) as a denoiser's conditions.
+
+    `control_image` (rows, 3, H, W), the same in every row, and `control_scale` (rows, 1, 1, 1) float32.
+    """
+    return {
+        "control_image": pixels.expand(rows, -1, -1, -1),
+        "control_scale": torch.full((rows, 1, 1, 1), scale, dtype=torch.float32, device=pixels.device),
+    }
 
 
 class ControlledUNet(torch.nn.Module):

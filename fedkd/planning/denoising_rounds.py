@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedkd.planning.condition import ConditionProblem, cheapest, vce
-from fedkd.planning.denoising_problem import IMAGE_BYTES, DenoisingProblem
+from fedkd.planning.denoising_problem import IMAGE_BYTES, LATENTS_BYTES, DenoisingProblem
 from fedkd.planning.quality import ConditionProfile
 from fedkd.planning.system import PlanningError
 
@@ -34,6 +34,7 @@ class Setting:
     preference: tuple[float, float] = (0.1, 0.9)
     assumed_steps: int = 20
     image_bytes: int = IMAGE_BYTES
+    latents_bytes: int = LATENTS_BYTES
 
 
 ELEVEN_USERS = Setting(assumed_steps=15)
@@ -87,6 +88,7 @@ class Round:
             down_bps=np.array(self.down_bps),
             edge_steps=setting.edge_steps,
             image_bytes=setting.image_bytes,
+            latents_bytes=setting.latents_bytes,
             least_edge_steps=least_edge_steps,
         )
 

@@ -15,7 +15,8 @@ class RecipeError(ValueError):
 
 
 CHOICES: dict[str, tuple[str, ...]] = {
-    "kind": ("federation", "distillation", "pretrain"),
+    "kind": ("federation", "distillation", "pretrain", "controlnet"),
+    "controlnet.condition": ("canny", "soft-edge", "depth", "seg"),
     "data.partition": ("pathological", "dirichlet", "iid"),
     "federation.sets_route": ("federation", "edge"),
     "synthesis.method": ("image_to_image", "text_to_image", "both"),
@@ -67,6 +68,11 @@ RANGES: dict[str, tuple[float, float]] = {
     "distillation.consistency.target_decay": (0.0, 0.9999),
     "distillation.consistency.huber_c": (0.0, 1e3),
     "distillation.lora.rank": (1, 10**6),
+    "controlnet.steps": (1, 10**9),
+    "controlnet.batch_size": (1, 10**6),
+    "controlnet.learning_rate": (1e-12, 1.0),
+    "controlnet.caption_dropout": (0.0, 1.0),
+    "controlnet.ema_decay": (0.0, 0.999999),
     "trust.max_pictures": (1, 10**9),
     "trust.max_update": (1e-6, 1e9),
     "trust.norm_outlier": (1.0, 1e9),

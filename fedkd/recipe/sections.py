@@ -237,6 +237,7 @@ class ServingConfig:
     share_group: int = 8  # pictures that share at once
     share_cache_mb: float = 64.0  # latents kept for later prompts
     on_demand_models: int = 1  # of those fetched on demand an edge holds so many at once
+    controlnets: list[str] = field(default_factory=list)  # [KIND=]FOLDER or hub id: what visual conditions steer by
     gossip_s: float = 0.5  # edges ask each other for news so often
     cache_dir: str = ""  # of an edge that pulls from a registry elsewhere; empty: RUN/edge-cache
     cache_mb: float = 0.0  # an edge's cache of checkpoints holds at most this; 0: no bound
@@ -285,11 +286,26 @@ class PretrainConfig:
 
 
 @dataclass
+class ControlNetConfig:
+    """Training the ControlNet that lets a visual condition steer the base model (`fedkd pretrain`)."""
+
+    condition: str = "canny"  # canny | soft-edge | depth | seg
+    steps: int = 2000
+    batch_size: int = 32
+    learning_rate: float = 1e-3
+    ema_decay: float = 0.995
+    caption_dropout: float = 0.3  # without words the shape has to come from the condition
+    embedding_channels: list[int] = field(default_factory=lambda: [16, 32, 64])  # halves the condition between two
+    copies: int = 8  # random colourings of each handwritten digit
+    save_every: int = 100
+
+
+@dataclass
 class Recipe:
     """Everything that affects a result."""
 
     description: str = ""
-    kind: str = "federation"  # federation | distillation | pretrain
+    kind: str = "federation"  # federation | distillation | pretrain | controlnet
     model: ModelConfig = field(default_factory=ModelConfig)
     prompts: PromptsConfig = field(default_factory=PromptsConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -302,4 +318,5 @@ class Recipe:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     serving: ServingConfig = field(default_factory=ServingConfig)
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
+    controlnet: ControlNetConfig = field(default_factory=ControlNetConfig)
     run: RunConfig = field(default_factory=RunConfig)

@@ -10,7 +10,9 @@ import diffusers
 import psutil
 import torch
 
-from fedkd.models.pipeline import DTYPES, LOADING
+from fedkd.models.control import ControlledUNet
+from fedkd.models.controlnet_folder import ControlNetFolder, load_controlnet
+from fedkd.models.pipeline import DTYPES, LOADING, ModelError
 from fedkd.serving.fallback import DeviceCannot
 from fedkd.serving.fetch import FetchError, fetch_blob, fetch_component, files_of
 from fedkd.serving.protocol import Steps, Work
@@ -76,6 +78,29 @@ class DeviceModel:
             folder = self.checkpoint / name
             self._loaded[name] = yield Work(lambda: self._load(folder, made))
         return self._loaded[name]
+
+    def steered(self, edge: str, model: dict[str, Any], kind: str) -> Steps[Any]:
+        """The denoiser with the edge's ControlNet for this `kind` of condition beside it.
+
+        DeviceCannot when it cannot be held here; FetchError when `edge` does not send it.
+        """
+        denoiser = yield from self.denoiser(edge, model)
+        name = f"controlnet/{kind}"
+        if name not in self._loaded:
+            told = model["controls"][kind]
+            listed = {"digest": told["digest"], "files": told["files"]}
+            folder, fetched = yield from fetch_component(edge, listed, "controlnet", self.cache)
+            self.fetched_bytes += fetched
+            place = ControlNetFolder(str(folder), kind)
+
+            def load() -> Any:
+                try:
+                    return load_controlnet(place, denoiser, device=self.device, dtype=self.dtype)
+                except ModelError as error:
+                    raise DeviceCannot(f"this device cannot use the ControlNet: {first_line(error)}") from error
+
+            self._loaded[name] = yield Work(load)
+        return ControlledUNet(denoiser, self._loaded[name]).eval()
 
     def holds(self, model: dict[str, Any]) -> bool:
         """Whether the denoiser is here already, so that nothing large has to be fetched."""

@@ -22,6 +22,7 @@ from fedkd.serving.gate import Gate
 from fedkd.serving.messages import ErrorAnswer
 from fedkd.serving.metrics import EdgeMetrics
 from fedkd.serving.models import Defaults, EdgeModels
+from fedkd.serving.routes_edits import edit_routes
 from fedkd.serving.routes_images import image_routes
 from fedkd.serving.routes_models import model_routes
 from fedkd.serving.routes_page import PAGE_PATHS, page_routes
@@ -51,7 +52,8 @@ class EdgeSettings:
     With `peers` (URLs of other edges; this one is reached at `url`) each request is drawn where `dispatch`, the name
     of a rule, has it; others are sent on (`forward`: proxy), or their clients are told where to (redirect). Edges
     ask each other for reports every `gossip_s` seconds, and show `peer_token` where there are tokens. At most
-    `most_on_demand` models that are fetched on demand are held at once.
+    `most_on_demand` models that are fetched on demand are held at once. `controlnets` ([KIND=]PLACE) let visual
+    conditions steer those models that they were made for.
 
     With `share_profile`, a file that `fedkd bench sharing` writes, up to `share_group` pictures whose prompts mean
     nearly the same share their first steps, as many as lose `share_loss` of pictures at most; latents for later ones
@@ -87,6 +89,7 @@ class EdgeSettings:
     share_loss: float = 0.01
     share_group: int = 8
     share_cache_bytes: int = 64 << 20
+    controlnets: Sequence[str] = ()
 
 
 @dataclass
@@ -181,6 +184,7 @@ def create_app(
         wanted: dict[str, Source | str] = {name: checkpoint} if checkpoint else {}
         for each, source in (wanted | dict(models or {})).items():
             edge.models.add(each, found(source), version=version if each == name else "")
+        edge.models.check_controls()
     except BaseException:
         edge.close()
         raise
@@ -192,7 +196,14 @@ def _edge(given: EdgeSettings, on_demand: Mapping[str, Source]) -> Edge:
     steps = StepEngine(max_rows=given.max_rows, max_waiting=given.max_waiting, batch=given.batch)
     metrics = EdgeMetrics()
     try:
-        models = EdgeModels(steps, device=given.device, dtype=given.dtype, defaults=defaults, metrics=metrics)
+        models = EdgeModels(
+            steps,
+            device=given.device,
+            dtype=given.dtype,
+            defaults=defaults,
+            metrics=metrics,
+            controlnets=given.controlnets,
+        )
         sharing = sharing_of(
             given.share_profile,
             allowed_loss=given.share_loss,
@@ -254,6 +265,7 @@ def _app(edge: Edge, tokens: Any) -> FastAPI:
     app.include_router(model_routes(edge.models, edge.engine, edge.metrics))
     app.include_router(session_routes(edge.models, edge.engine, edge.sessions, edge.metrics))
     app.include_router(image_routes(edge.models, edge.engine, edge.metrics))
+    app.include_router(edit_routes(edge.models, edge.engine, edge.metrics))
     app.include_router(page_routes(edge.models))
     if edge.cluster is not None:
         app.include_router(peer_routes(edge.cluster))

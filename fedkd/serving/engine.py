@@ -16,7 +16,9 @@ from fedkd.inference.denoiser import Job, decode, encode, start, take_up
 from fedkd.inference.handoff import HandOff, HandOffError
 from fedkd.inference.schedulers import SchedulerError
 from fedkd.inference.step_engine import Busy, Cancelled, Expired, JobFailed, NotFinite, StepEngine
+from fedkd.models.control import control_conditions
 from fedkd.serving.arrivals import submitted
+from fedkd.serving.controls import Steering
 from fedkd.serving.errors import EdgeFault
 from fedkd.serving.served import Served
 from fedkd.serving.sessions import Session
@@ -58,16 +60,21 @@ class Engine:
         scheduler: str | None,
         scheduler_options: Mapping[str, Any],
         owner: str,
+        steering: Steering | None = None,
     ) -> list[Job]:
-        """Jobs before their first step, one a seed; EdgeFault 422 for a scheduler or number of steps that cannot be.
+        """Jobs before their first step, one a seed, all steered by the condition if there is one.
 
-        EdgeFault 429 when the edge is busy. What follows of these jobs is let in without another look.
+        EdgeFault 422 for a scheduler or number of steps that cannot be, 429 when the edge is busy. What follows of
+        these jobs is let in without another look.
         """
         scale = served.defaults.guidance_scale if guidance_scale is None else guidance_scale
         count = served.defaults.num_inference_steps if num_inference_steps is None else num_inference_steps
 
         def work() -> list[Job]:
             conditions = encode(served.pipe, prompt, scale)
+            if steering is not None:
+                pixels = steering.pixels.to(served.device)
+                conditions |= control_conditions(pixels, rows=2 if scale > 1 else 1, scale=steering.scale)
             facts: dict[str, Any] = {
                 "num_inference_steps": count, "guidance_scale": scale, "scheduler": scheduler,
                 "scheduler_options": scheduler_options,
@@ -91,9 +98,11 @@ class Engine:
         on_step: OnStep | None = None,
         session: Session | None = None,
         admitted: bool = True,
+        control: str = "",
     ) -> bool:
         """Take `job` to step `until`; whether all its forwards were its own.
 
+        `control` is the kind of its condition, where one steers it.
         The ticket lies in `session` meanwhile, for others to cancel. EdgeFault 429 when the edge is busy, 409 when it
         was cancelled, 504 when its deadline passed, 422 when the job itself cannot go on.
         """
@@ -105,7 +114,7 @@ class Engine:
             raise _cancelled()
         try:
             ticket = self.steps.submit(
-                served.key,
+                served.key_of(control),
                 job,
                 until=until,
                 deadline_s=deadline_s,

@@ -16,6 +16,7 @@ Guidance = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
 Seed = Annotated[int, Field(ge=0, lt=1 << 63)]
 Deadline = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 Name = Annotated[str, Field(max_length=200)]
+ControlScale = Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)]
 ID_PATTERN = "^[0-9a-f]{32}$"
 SessionId = Annotated[str, Field(pattern=ID_PATTERN)]
 # Told in the description, checked where the answer can name the nearest, or what OpenAI's client expects.
@@ -51,6 +52,19 @@ class Sampled(BaseModel):
         return self.scheduler_options.model_dump(exclude_none=True) if self.scheduler_options else {}
 
 
+class ConditionFacts(BaseModel):
+    """A visual condition that the device extracted: its kind (canny, depth…), and `image`, a small picture in base64.
+
+    `scale` weighs what the ControlNet adds.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    kind: Annotated[str, Field(min_length=1, max_length=40)]
+    image: Annotated[str, Field(min_length=1, max_length=2_000_000)]
+    scale: ControlScale = 1.0
+
+
 class SessionRequest(Sampled):
     """Open a split session: the device does `device_steps` evaluations of the denoiser, the edge the rest.
 
@@ -72,6 +86,7 @@ class SessionRequest(Sampled):
     deadline_s: Deadline | None = None
     with_conditions: bool | None = None
     id: SessionId | None = None
+    condition: ConditionFacts | None = None
 
 
 class ImageRequest(Sampled):
@@ -96,6 +111,18 @@ class ImageRequest(Sampled):
     exact: bool = False
     deadline_s: Deadline | None = None
     any_seed: bool = False
+
+
+class EditRequest(ImageRequest):
+    """OpenAI's image edit request but for its picture, with extras.
+
+    `condition` is what is extracted from the picture (canny…; default: what the model takes), `extracted` says that it
+    is a condition already, and `control_scale` weighs it.
+    """
+
+    condition: Annotated[str, Field(max_length=40)] | None = None
+    extracted: bool = False
+    control_scale: ControlScale = 1.0
 
 
 class ErrorFacts(BaseModel):

@@ -6,7 +6,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,11 +15,14 @@ from typing import Any
 import torch
 
 from fedkd.checkpoints.manifest import MANIFEST_NAME, Manifest
+from fedkd.data.condition_maps import KINDS
 from fedkd.inference.denoiser import encode
 from fedkd.inference.schedulers import scheduler_class
 from fedkd.inference.step_engine import StepEngine
-from fedkd.models.pipeline import denoiser_of, load_pipeline
+from fedkd.models.controlnet_folder import find_controlnet
+from fedkd.models.pipeline import ModelError, denoiser_of, load_pipeline
 from fedkd.serving.components import ComponentFile, component_files, model_digest
+from fedkd.serving.controls import controls_for
 from fedkd.serving.errors import EdgeFault
 from fedkd.serving.metrics import EdgeMetrics
 from fedkd.serving.served import Defaults, Served
@@ -49,7 +52,9 @@ class EdgeModels:
         dtype: str = "float32",
         defaults: Defaults | None = None,
         metrics: EdgeMetrics | None = None,
+        controlnets: Sequence[str] = (),
     ) -> None:
+        self.controlnets = list(controlnets)
         self.steps, self.device, self.dtype = steps, device, dtype
         self.defaults, self.metrics = defaults or Defaults(), metrics
         scheduler_class(self.defaults.scheduler)
@@ -81,6 +86,8 @@ class EdgeModels:
             with self._lock:
                 before = self._current.get(name)
                 self.steps.add_model(made.key, denoiser_of(made.pipe))
+                for control in made.controls.values():
+                    self.steps.add_model(control.key, control.denoiser)
                 self._current[name] = made
                 if before is not None:
                     before.retired = True
@@ -89,6 +96,13 @@ class EdgeModels:
                 log.info("%s is version %s now, after %s", name, made.version, before.version)
                 self._let_go(before)
             return made
+
+    def check_controls(self) -> None:
+        """ModelError for a ControlNet that fits none of the served models."""
+        held = [control.kind for served in self.current() for control in served.controls.values()]
+        for given in self.controlnets:
+            if self._current and find_controlnet(given, KINDS).kind not in held:
+                raise ModelError(f"controlnet={given} was made for none of {', '.join(self.names())}; leave it out")
 
     def remove(self, name: str) -> None:
         """Serve `name` no longer; what was begun ends on it."""
@@ -198,6 +212,10 @@ class EdgeModels:
                 for file in served.files:
                     if file.sha256 == sha256:
                         return served.folder / file.component / file.name
+                for control in served.controls.values():
+                    for file in control.files:
+                        if file.sha256 == sha256:
+                            return control.folder / file.name
         return None
 
     def users(self) -> list[tuple[Served, int]]:
@@ -231,7 +249,8 @@ class EdgeModels:
             if served.users or served not in self._retired:
                 return
             self._retired.remove(served)
-        self.steps.remove_model(served.key)
+        for key in (served.key, *(control.key for control in served.controls.values())):
+            self.steps.remove_model(key)
         self.on_gone(served)
         served.release_files()
 
@@ -246,6 +265,9 @@ class EdgeModels:
         # On the engine's thread, since it alone uses the accelerator.
         conditions = self.steps.call(lambda: encode(pipe, "", 1.0), admitted=True).result()
         self._made += 1
+        key, network = f"{name}#{self._made}", denoiser_of(pipe)
+        fits = getattr(pipe, "unet", None) is not None
+        controls = controls_for(network, self.controlnets, key, device=self.device, dtype=self.dtype) if fits else {}
         return Served(
             name=name,
             version=version or (told.version if told else ""),
@@ -260,7 +282,8 @@ class EdgeModels:
             tag=brought.tag,
             release_files=brought.release,
             condition_shapes={key: tuple(value.shape[1:]) for key, value in conditions.items()},
-            key=f"{name}#{self._made}",
+            key=key,
+            controls=controls,
         )
 
     def _share(self, pipe: Any, files: list[ComponentFile]) -> None:

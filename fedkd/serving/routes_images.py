@@ -16,6 +16,7 @@ from fastapi.responses import JSONResponse, Response
 
 from fedkd.inference.denoiser import Job
 from fedkd.inference.preview import estimate
+from fedkd.serving.controls import Steering
 from fedkd.serving.engine import FORMATS, Engine, picture_bytes, while_connected
 from fedkd.serving.errors import EdgeFault
 from fedkd.serving.messages import ImageRequest, Pictures
@@ -80,6 +81,8 @@ class Drawing:
     owner: str
     form: str
     began: float
+    steering: Steering | None = None
+    kind: str = "image_generation"  # of its events
 
     async def jobs(self, seed: int) -> list[Job]:
         """Jobs before their first step, one a picture."""
@@ -93,6 +96,7 @@ class Drawing:
             scheduler=asked.scheduler,
             scheduler_options=asked.options(),
             owner=self.owner,
+            steering=self.steering,
         )
 
     async def draw(self, job: Job, events: asyncio.Queue[Event | None] | None = None) -> Drawn:
@@ -100,7 +104,8 @@ class Drawing:
         asked = self.asked
         # pictures of one request are to differ, so that each has its own noise
         any_seed = (asked.any_seed or asked.seed is None) and (asked.n or 1) == 1
-        wish = Wish(asked.prompt, job.total, asked.exact, any_seed, self._left_s())
+        alone = asked.exact or self.steering is not None  # steps that a condition steered are nobody else's
+        wish = Wish(asked.prompt, job.total, alone, any_seed, self._left_s())
         async with self.engine.joined(self.served, job, wish) as begun:
             return await self._finish(begun, events)
 
@@ -134,6 +139,7 @@ class Drawing:
                 deadline_s=self._left_s(),
                 exact=asked.exact,
                 on_step=begun.on_step(on_step),
+                control=self.steering.kind if self.steering else "",
             )
         data = await self._encoded(job.latents)
         self.metrics.pictures.labels(self.served.name).inc()
@@ -180,7 +186,7 @@ class Drawing:
 
     def _event(self, kind: str, data: str, **facts: Any) -> Event:
         height, width = self.served.resolution
-        name = f"image_generation.{kind}"
+        name = f"{self.kind}.{kind}"
         return name, {
             "type": name,
             "b64_json": data,
@@ -208,26 +214,6 @@ def image_routes(models: EdgeModels, engine: Engine, metrics: EdgeMetrics) -> AP
     """POST /v1/images/generations."""
     routes = APIRouter(tags=["images"])
 
-    async def whole(drawing: Drawing, seed: int) -> Response:
-        try:
-            made = await drawing.all(await drawing.jobs(seed))
-        except BaseExceptionGroup as errors:
-            raise _first(errors) from errors
-        height, width = drawing.served.resolution
-        body = {
-            "created": int(time.time()),
-            "data": [{"b64_json": each.data} for each in made],
-            "seed": made[0].seed,
-            "output_format": drawing.form,
-            "size": f"{width}x{height}",
-        }
-        headers = {
-            "X-Fedkd-Exact": str(all(each.alone for each in made)).lower(),
-            "X-Fedkd-Shared-Steps": str(sum(each.shared for each in made)),
-            "X-Fedkd-Model-Digest": drawing.served.digest,
-        }
-        return JSONResponse(body, headers=headers)
-
     @routes.post(
         "/v1/images/generations",
         response_model=Pictures,
@@ -235,18 +221,45 @@ def image_routes(models: EdgeModels, engine: Engine, metrics: EdgeMetrics) -> AP
         summary="Draw pictures at the edge alone, as OpenAI's clients ask",
     )
     async def generate(asked: ImageRequest, request: Request) -> Response:
-        seed = randbits(31) if asked.seed is None else asked.seed
         with models.use(asked.model) as served:
             form = check_request(asked, served)
             drawing = Drawing(asked, served, engine, metrics, request.scope["holder"], form, time.perf_counter())
-            if not asked.stream:
-                return await while_connected(request.receive, whole(drawing, seed))
-            jobs = await while_connected(request.receive, drawing.jobs(seed))
-            events = _kept(models, drawing, jobs)
-            await anext(events)  # from here on the events keep the model
-        return event_stream(events)
+            return await answer(drawing, models, request)
 
     return routes
+
+
+async def answer(drawing: Drawing, models: EdgeModels, request: Request) -> Response:
+    """A drawing's pictures, all at once or as events; its model must be in use meanwhile."""
+    asked = drawing.asked
+    seed = randbits(31) if asked.seed is None else asked.seed
+    if not asked.stream:
+        return await while_connected(request.receive, _whole(drawing, seed))
+    jobs = await while_connected(request.receive, drawing.jobs(seed))
+    events = _kept(models, drawing, jobs)
+    await anext(events)  # from here on the events keep the model
+    return event_stream(events)
+
+
+async def _whole(drawing: Drawing, seed: int) -> Response:
+    try:
+        made = await drawing.all(await drawing.jobs(seed))
+    except BaseExceptionGroup as errors:
+        raise _first(errors) from errors
+    height, width = drawing.served.resolution
+    body = {
+        "created": int(time.time()),
+        "data": [{"b64_json": each.data} for each in made],
+        "seed": made[0].seed,
+        "output_format": drawing.form,
+        "size": f"{width}x{height}",
+    }
+    headers = {
+        "X-Fedkd-Exact": str(all(each.alone for each in made)).lower(),
+        "X-Fedkd-Shared-Steps": str(sum(each.shared for each in made)),
+        "X-Fedkd-Model-Digest": drawing.served.digest,
+    }
+    return JSONResponse(body, headers=headers)
 
 
 async def _kept(models: EdgeModels, drawing: Drawing, jobs: list[Job]) -> AsyncIterator[bytes]:

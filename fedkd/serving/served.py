@@ -14,9 +14,10 @@ import torch
 from fedkd.inference.schedulers import SCHEDULERS, config_of
 from fedkd.models.pipeline import denoiser_of
 from fedkd.serving.components import ComponentFile
+from fedkd.serving.controls import Control
 
 # What this edge knows beyond the plain split session; a device asks an edge for nothing that it does not name.
-FEATURES = ("wire", "exact", "events", "previews", "resume", "conditions", "deadline", "models")
+FEATURES = ("wire", "exact", "events", "previews", "resume", "conditions", "deadline", "models", "controls")
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,8 @@ class Defaults:
 class Served:
     """One version of one model in memory; `key` is its name in the step engine, `index` its model_index.json.
 
-    `condition_shapes` are those of one row of the prompt's conditions. It is `retired` when a newer version has its
+    `condition_shapes` are those of one row of the prompt's conditions; `controls` are its ControlNets, by the kind of
+    condition that steers them. It is `retired` when a newer version has its
     name, and goes when the last of its `users` (requests and sessions) has ended.
     """
 
@@ -51,8 +53,13 @@ class Served:
     condition_shapes: dict[str, tuple[int, ...]]
     created: int = field(default_factory=lambda: int(time.time()))
     key: str = ""
+    controls: dict[str, Control] = field(default_factory=dict)
     users: int = 0
     retired: bool = False
+
+    def key_of(self, kind: str = "") -> str:
+        """The step engine's name of its bare denoiser, or of that with the ControlNet for `kind`."""
+        return self.controls[kind].key if kind else self.key
 
     @property
     def resolution(self) -> tuple[int, int]:
@@ -89,6 +96,7 @@ class Served:
             "guidance_scale": self.defaults.guidance_scale,
             "dtype": self.dtype,
             "features": list(FEATURES),
+            "controls": {kind: control.describe() for kind, control in self.controls.items()},
             "build": {
                 "torch": torch.__version__,
                 "diffusers": diffusers.__version__,

@@ -14,6 +14,7 @@ from safetensors.torch import save
 
 from fedkd.inference.denoiser import Job, hand_off
 from fedkd.inference.handoff import FORMAT, MAX_HEADER_BYTES
+from fedkd.serving.controls import Conditions, Steering
 from fedkd.serving.engine import Engine, picture_bytes
 from fedkd.serving.errors import EdgeFault
 from fedkd.serving.messages import SessionRequest
@@ -31,6 +32,7 @@ class SessionWork:
 
     def __init__(self, models: EdgeModels, engine: Engine, sessions: SessionStore, metrics: EdgeMetrics) -> None:
         self.models, self.engine, self.sessions, self.metrics = models, engine, sessions, metrics
+        self.conditions = Conditions()
 
     def make(self, session: Session) -> Session:
         """Keep a new session, whose model is taken; EdgeFault 429 or 409 when it cannot be kept."""
@@ -44,6 +46,13 @@ class SessionWork:
     async def open(self, session: Session, asked: SessionRequest) -> Response:
         """Begin the picture, with the edge's steps where it goes first; the hand-off."""
         began = time.perf_counter()
+        steering: Steering | None = None
+        if asked.condition is not None:
+            told, (height, width) = asked.condition, session.served.resolution
+            steering = await self.conditions.extracted(
+                session.served.controls, told.kind, told.image, told.scale, (width, height)
+            )
+            session.control = steering.kind
         (job,) = await self.engine.begin(
             session.served,
             asked.prompt,
@@ -53,11 +62,13 @@ class SessionWork:
             scheduler=asked.scheduler,
             scheduler_options=asked.options(),
             owner=session.owner,
+            steering=steering,
         )
         session.conditions = job.conditions
         left_s = asked.deadline_s and asked.deadline_s - (time.perf_counter() - began)
         until = max(0, job.total - session.device_steps) if session.order == "edge_first" else 0
-        wish = Wish(asked.prompt, until, session.alone, deadline_s=left_s)
+        # steps that a condition steered are nobody else's
+        wish = Wish(asked.prompt, until, session.alone or steering is not None, deadline_s=left_s)
         async with self.engine.joined(session.served, job, wish) as begun:
             job = begun.job
             session.exact &= not begun.shared
@@ -130,6 +141,9 @@ class SessionWork:
     async def _handed(self, session: Session, job: Job, with_conditions: bool, began: float) -> Response:
         def work() -> bytes:
             handed = hand_off(job, session.served.digest, with_conditions=with_conditions)
+            if handed.conditions is not None:  # the device has its own condition, which is not small as pixels
+                told = {name: each for name, each in handed.conditions.items() if not name.startswith("control_")}
+                handed = replace(handed, conditions=told)
             session.handed = replace(handed, conditions=None)
             return handed.to_bytes(form=session.wire)
 
@@ -151,6 +165,7 @@ class SessionWork:
             "exact": session.alone,
             "on_step": reporting(session, self.engine),
             "session": session,
+            "control": session.control,
         }
 
 

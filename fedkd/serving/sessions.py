@@ -36,6 +36,7 @@ class Session:
     deadline_s: float | None = None
     id: str = ""
     conditions: Conditions | None = None
+    control: str = ""  # the kind of its visual condition
     handed: HandOff | None = None
     total: int = 0
     exact: bool = True

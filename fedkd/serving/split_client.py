@@ -49,7 +49,8 @@ class Picture:
         self.edge_seconds = self.device_seconds = self.began = 0.0
         self.exact: bool | None = None
         self.same_build = True
-        self._opened = b""
+        self._opened, self._condition = b"", b""
+        self.size, self.control_digest = (0, 0), ""  # (width, height); what this picture is steered through
         self._networks: dict[str, Any] = {}
         self._over = threading.Event()
         self._callers_error: BaseException | None = None
@@ -84,6 +85,7 @@ class Picture:
             model = yield from self.side.describe(edge, name=self.wish.model, again=now)
             self.features = model.get("features", ())
             try:
+                yield from self._extract(edge, model)
                 yield from self._make_ready(edge, model)
             except FetchError:
                 if again:
@@ -111,6 +113,30 @@ class Picture:
         self.side.current = edge
         self.same_build = self.side.same_build(model)
 
+    def _extract(self, edge: str, model: dict[str, Any]) -> Steps[None]:
+        """Make the condition of the source, once; EdgeError when this model takes none of its kind."""
+        wanted = self.wish.condition
+        if wanted is None:
+            return
+        control = self._control_of(edge, model)
+        if self.control_digest not in ("", control) and self.own_steps:
+            raise EdgeLost(f"the edge at {edge} has another ControlNet than this picture was begun with")
+        height, width = model["resolution"]
+        if not self._condition or self.size != (width, height):
+            began, self.size = time.perf_counter(), (int(width), int(height))
+            self._condition = yield Work(lambda: wanted.packed(self.size))
+            self.device_seconds += time.perf_counter() - began
+        self.control_digest = control
+
+    def _control_of(self, edge: str, model: dict[str, Any]) -> str:
+        """The digest of the ControlNet at `edge` for this picture's condition."""
+        assert self.wish.condition is not None
+        kind, known = self.wish.condition.kind, model.get("controls") or {}
+        if kind not in known:
+            has = f"takes {', '.join(known)}" if known else "has no ControlNet"
+            raise EdgeError(f"condition={kind} does not steer the model of the edge at {edge}, which {has}")
+        return str(known[kind].get("digest"))
+
     def _make_ready(self, edge: str, model: dict[str, Any]) -> Steps[None]:
         """Fetch and load what the device's part takes; without it the edge does that part."""
         self.order, self.device_steps = self.wish.order or "device_first", self.wish.device_steps
@@ -125,7 +151,9 @@ class Picture:
                 self.device_steps = 0
         try:
             if int(self.device_steps) > 0:
-                self._networks["denoiser"] = yield from self.local.denoiser(edge, model)
+                kind = self.wish.condition.kind if self.wish.condition else ""
+                steered = self.local.steered(edge, model, kind) if kind else self.local.denoiser(edge, model)
+                self._networks["denoiser"] = yield from steered
             if self.decoder == "device":
                 self._networks["decoder"] = yield from self.local.decoder(edge, model)
         except DeviceCannot as error:
@@ -134,6 +162,8 @@ class Picture:
 
     def _ask_session(self, edge: str, order: str, device_steps: int) -> Steps[Answer]:
         body, watch = self.wish.body(order, device_steps), ""
+        if self.wish.condition is not None:
+            body["condition"] = self.wish.condition.body(self._condition)
         if "wire" in self.features:
             body |= {"wire": self.wish.wire, "exact": self.wish.exact}
         elif self.wish.wire != "exact":
@@ -156,6 +186,9 @@ class Picture:
             self.job = take_up(found, device=self.local.device)
         except HandOffError as error:
             raise EdgeLost(f"the edge at {self.edge} sent a hand-off that cannot be used: {error}") from error
+        if self.wish.condition is not None and self.job.conditions is not None:
+            facts = self.size, self.job.rows, self.local.device
+            self.job.conditions |= self.wish.condition.told(self._condition, *facts)
         self._tell(self.job.step, self.job.total)
 
     # -- the device's steps, and what follows
@@ -208,7 +241,10 @@ class Picture:
         """
         model = yield from self.side.describe(edge, name=self.wish.model, again=True)
         self.features = model.get("features", ())
-        if "resume" in self.features and self.job.conditions is not None:
+        steered = self.wish.condition is not None  # then it is opened anew: a hand-off carries no condition
+        if steered and self._control_of(edge, model) != self.control_digest:
+            raise EdgeLost(f"the edge at {edge} has another ControlNet than this picture was begun with")
+        if "resume" in self.features and self.job.conditions is not None and not steered:
             yield from patiently(lambda: self._resume(edge), self.side.patience_s)
         elif model["digest"] == self.digest:
             yield from self._ask_session(edge, "device_first", self.job.step)
@@ -347,6 +383,8 @@ class Picture:
             exact=self.exact,
             same_build=self.same_build,
             device_checkpoint=self.local.own_name if self.own_steps else "",
+            condition=self.wish.condition.kind if self.wish.condition else "",
+            condition_bytes=len(self._condition),
             device_profile=self.side.device_profile,
             edge_profile=self.side.edge_profile,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
@@ -9,7 +10,11 @@ from typing import Any, Literal, TypedDict
 import torch
 from PIL import Image
 
+from fedkd.data.condition_bytes import arrived, pack
+from fedkd.data.condition_maps import EXTRACTORS
+from fedkd.data.source_image import fitted
 from fedkd.inference.wire import Form
+from fedkd.models.control import control_conditions, control_pixels
 from fedkd.planning.system import EUCI_DEVICE, EUCI_EDGE, Device
 
 Progress = Callable[[int, int], None]
@@ -18,12 +23,43 @@ Side = Literal["edge", "device"]
 
 
 @dataclass(frozen=True)
+class Condition:
+    """What a picture shall follow: a visual condition of `kind`, extracted on this device from `source`.
+
+    With `extracted` the source is a condition already. It travels at `resolution` of the picture's side and `level`
+    of the quality (VCE's alpha and beta, 0 to 1); `scale` weighs it at the ControlNet.
+    """
+
+    kind: str
+    source: Image.Image
+    extracted: bool = False
+    resolution: float = 1.0
+    level: float = 1.0
+    scale: float = 1.0
+
+    def packed(self, size: tuple[int, int]) -> bytes:
+        """What travels, for a picture of `size` (width, height)."""
+        seen = fitted(self.source, size)
+        return pack(seen if self.extracted else EXTRACTORS[self.kind](seen), self.resolution, self.level).data
+
+    def body(self, data: bytes) -> dict[str, Any]:
+        """What of it stands in the opening of a session."""
+        return {"kind": self.kind, "image": base64.b64encode(data).decode("ascii"), "scale": self.scale}
+
+    def told(self, data: bytes, size: tuple[int, int], rows: int, device: str) -> dict[str, torch.Tensor]:
+        """A denoiser's conditions from what travelled: the same at the edge and here."""
+        pixels = control_pixels(arrived(data, size), size).to(device)
+        return control_conditions(pixels, rows=rows, scale=self.scale)
+
+
+@dataclass(frozen=True)
 class Wish:
     """One picture as its user wants it; what is None is left to the edge's defaults.
 
     `device_steps` counts evaluations of the denoiser; 'auto' leaves it, and `order` where that is None, to
     the planner, who keeps to `delay_limit_s` where one is given. `wire` is the form in which latents travel;
-    `exact` asks the edge to batch this picture with no other, for the same bits as the unsplit pipeline.
+    `exact` asks the edge to batch this picture with no other, for the same bits as the unsplit pipeline. A
+    `condition` steers the picture, if the edge's model has a ControlNet for its kind.
     """
 
     prompt: str
@@ -41,6 +77,7 @@ class Wish:
     model: str | None = None
     deadline_s: float | None = None
     delay_limit_s: float | None = None
+    condition: Condition | None = None
 
     def body(self, order: str, device_steps: int) -> dict[str, Any]:
         """The JSON that opens a session; fields that every edge knows, without what is left to it."""
@@ -76,6 +113,7 @@ class Plan(TypedDict, total=False):
     model: str | None
     deadline_s: float | None
     delay_limit_s: float | None
+    condition: Condition | None
 
 
 @dataclass
@@ -89,6 +127,7 @@ class SplitResult:
     not go as planned, `reasons` why 'auto' chose this split. `exact` is whether the edge kept this picture's
     forwards apart from others' (None: it did not say); equality bit for bit with the unsplit pipeline takes
     `same_build` on both sides, too, and no `device_checkpoint`, the name of the device's own smaller denoiser.
+    `condition` is the kind of what steered it, which travelled in `condition_bytes`.
     """
 
     image: Image.Image
@@ -115,6 +154,8 @@ class SplitResult:
     exact: bool | None = None
     same_build: bool = True
     device_checkpoint: str = ""
+    condition: str = ""
+    condition_bytes: int = 0
     device_profile: Device = EUCI_DEVICE
     edge_profile: Device = EUCI_EDGE
 

@@ -25,7 +25,7 @@ from fedkd.training.state import (
 )
 
 
-def _run(
+def train_modules(
     name: str,
     models: dict[str, torch.nn.Module],
     loss_of: Callable[[int], Losses],
@@ -37,6 +37,10 @@ def _run(
     ema: EMAModel | None,
     progress: Progress | None,
 ) -> None:
+    """Train every weight of `models` (by name) on `loss_of`, resumably; they end frozen, with `ema`'s weights.
+
+    The state lies in `folder`/NAME.state.safetensors every `save_every` steps.
+    """
     parameters = [p for m in models.values() for p in m.parameters()]
     for parameter in parameters:
         parameter.requires_grad_(True)
@@ -95,7 +99,7 @@ def train_vae(
         reconstruction = F.mse_loss(decoded, real) + 0.5 * F.l1_loss(decoded, real)
         return {"loss": reconstruction + 1e-4 * posterior.kl().mean() / posterior.mean[0].numel()}
 
-    _run(
+    train_modules(
         "vae",
         {"vae": vae},
         loss_of,
@@ -147,7 +151,7 @@ def train_denoiser(
         use_ema_warmup=True,
         power=0.8,
     )
-    _run(
+    train_modules(
         "denoiser",
         models,
         loss_of,

@@ -106,3 +106,31 @@ def test_a_mistake_is_one_line_and_status_2(edge: str, words: list[str], named: 
 def test_no_edge_at_all_is_one_line() -> None:
     result = fedkd("--edge", f"http://127.0.0.1:{free_port()}")
     assert result.exit_code == 2 and "start one with `fedkd serve`" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--condition", "canny"], "give --source PICTURE too"),
+        (["--source", "photo.png"], "give --condition canny too"),
+        (["--extracted"], "--extracted is for --condition and --source"),
+        (["--condition", "canny", "--source", "none.png"], "--source none.png cannot be read"),
+        (["--condition", "canny", "--source", "text.png"], "--source text.png is no picture"),
+        (["--condition", "canny", "--source", "huge.png"], "10000x10000 = 100 megapixels; give at most 64"),
+        (["--condition-quality", "0"], "--condition-quality 0 must lie above 0"),
+    ],
+)
+def test_a_source_that_cannot_be_followed_is_one_line(place: Path, words: list[str], said: str) -> None:
+    from tests.data.test_conditions import bomb
+
+    (place / "text.png").write_text("no picture")
+    (place / "huge.png").write_bytes(bomb(10_000, 10_000))
+    result = fedkd(*words)
+    assert result.exit_code == 2 and said in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1 and not Path("picture.png").exists()
+
+
+def test_a_model_that_no_picture_steers_says_so(edge: str) -> None:
+    Image.new("RGB", (40, 30), "red").save("photo.png")
+    result = fedkd("--edge", edge, "--condition", "canny", "--source", "photo.png")
+    assert result.exit_code == 2 and "has no ControlNet" in result.stderr
