@@ -21,6 +21,7 @@ SMALL = (
     "synthesis.num_inference_steps=2",
     "finetune.steps=3",
     "finetune.batch_size=4",
+    "finetune.lora.target_modules=[to_q,ff.net.2]",  # of attention and of feed-forward; PEFT is slow to wrap
     "distillation.steps=3",
     "distillation.batch_size=4",
     "distillation.replay=6",

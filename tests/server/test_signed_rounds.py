@@ -14,6 +14,7 @@ from tests.server.conftest import federation, small_recipe
 
 def signing(public: Path, private: Path | None = None) -> tuple[str, ...]:
     overrides = (f"serving.trusted_keys=[{public}]", "serving.require_signature=true", "federation.rounds=1")
+    overrides = (*overrides, "federation.users=2")
     return (*overrides, f"run.signing_key={private}") if private else overrides
 
 

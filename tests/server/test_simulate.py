@@ -36,7 +36,9 @@ def processes_of_runs() -> set[int]:
     return found
 
 
-def test_a_run_ends_with_a_report_and_no_process(tiny_folder: Path, tmp_path: Path) -> None:
+def test_a_run_ends_with_a_report_and_no_process(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = processes_of_runs()
     places = (f"model.path={tiny_folder}", "model.name=tiny", f"data.path={private_folder(tmp_path / 'private')}")
     small = ("federation.edges=1", "federation.users=2", "federation.rounds=1", "serving.split_images=2")
@@ -56,8 +58,9 @@ def test_a_run_ends_with_a_report_and_no_process(tiny_folder: Path, tmp_path: Pa
     assert "registry_url: ''" in (run / "recipe.yaml").read_text()
     assert all((run / image["picture"]).is_file() for image in report["split"]["images"])
     assert processes_of_runs() <= before
-    again = call("--resume", str(run), cwd=tmp_path)  # nothing left to federate: only shown again
-    assert again.returncode == 0, again.stderr[-3000:]
+    monkeypatch.chdir(tmp_path)
+    again = CliRunner().invoke(app, ["simulate", "--resume", str(run)])  # nothing left to federate: only shown again
+    assert again.exit_code == 0, again.output[-3000:]
 
 
 def only_one_line(told: str, words: str) -> None:
