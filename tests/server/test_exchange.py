@@ -102,4 +102,4 @@ def test_a_phase_gone_through_again_after_a_resume_adds_up() -> None:
     two = Exchange(answers={"b": 1}, asked=1, up={"b": 6}, down={"b": 8}, registry={"b": 9}, seconds=2.0)
     found = with_earlier(two.entry("refresh"), one)
     assert (found["seconds"], found["bytes"], found["asked"]) == (3.0, {"up": 11, "down": 22}, 1)
-    assert found["ledger"][1] == {"node": "b", "up": 6, "down": 15, "registry": 9}
+    assert found["ledger"][1] == {"node": "b", "up": 6, "down": 15, "registry": 9, "edge": 0}
