@@ -220,4 +220,7 @@ def last_error(run: Path, log: Path) -> tuple[str, bool]:
         facts = json.loads(path.read_text(encoding="utf-8"))
         return str(facts["error"]), bool(facts["defect"])
     lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    return (lines[-1][:300] if lines else "Flower did not start"), True
+    boxed = " ".join(line.strip("│ ") for line in lines if line.startswith("│"))  # how `flwr` tells of errors
+    told = [line for line in lines if line[0] not in "╭│╰"]
+    errors = [line for line in told if re.match(r"(\x1b\[\d+m)*ERROR\b", line)]
+    return (boxed or (errors or told or ["Flower did not start"])[-1])[:300], True

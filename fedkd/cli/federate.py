@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import ssl
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -103,11 +104,33 @@ def check(local: bool, netns: bool, superlink: str, root_certificates: str, inse
         raise ValueError("give --root-certificates FILE for a SuperLink with TLS, or --insecure for one without")
     if root_certificates and not Path(root_certificates).expanduser().is_file():
         raise ValueError(f"--root-certificates {root_certificates}: no such file; give the authority's certificate")
+    ca = Path(root_certificates).expanduser() if root_certificates else None
     try:
-        socket.create_connection((host, int(port)), timeout=5.0).close()
+        with socket.create_connection((host, int(port)), timeout=5.0) as connection:
+            if ca:
+                shake_hands(connection, host, ca, superlink)
     except OSError as error:
         raise ValueError(
             f"no SuperLink answers at {superlink} ({error}); start flower-superlink, or give --superlink HOST:PORT"
+        ) from error
+
+
+def shake_hands(connection: socket.socket, host: str, ca: Path, superlink: str) -> None:
+    """ValueError unless what answers shows a certificate for `host` that the authority in the file `ca` signed."""
+    try:
+        context = ssl.create_default_context(cafile=str(ca))
+    except ssl.SSLError as error:
+        raise ValueError(f"--root-certificates {ca}: this is no certificate in PEM; give the authority's") from error
+    try:
+        context.wrap_socket(connection, server_hostname=host).close()
+    except ssl.SSLCertVerificationError as error:
+        raise ValueError(
+            f"--root-certificates {ca} does not fit the SuperLink at {superlink} ({error.verify_message}); give the "
+            "certificate of the authority that signed the SuperLink's"
+        ) from error
+    except ssl.SSLError as error:
+        raise ValueError(
+            f"what answers at {superlink} speaks no TLS ({error.reason}); give --insecure if that is meant"
         ) from error
 
 

@@ -115,7 +115,7 @@ AUDIT = """\
 {% else %}
 <p class="bad">The log does not hold: {{ r.audit.problem or "it could not be verified" }}</p>
 {% endif %}
-<p>Last line <code>{{ r.audit.head }}</code>{% if r.audit.signer %}; its first {{ r.audit.signed | number }} lines were signed by <code>{{ r.audit.signer }}</code>{% else %}; nobody signed it{% endif %}. Check it again: <code>fedkd audit verify {{ r.run or "RUN" }}</code></p>
+<p>Last line <code>{{ r.audit.head }}</code>{% if r.audit.signer %}; its first {{ r.audit.signed | number }} lines were signed by <code>{{ r.audit.signer }}</code>{% else %}; it is <strong>unsigned</strong>: whoever can write to this run could have replaced it as a whole{% endif %}. Check it again: <code>fedkd audit verify {{ r.run or "RUN" }}</code></p>
 </section>
 {% endif %}
 """
