@@ -15,7 +15,7 @@ from server.credentials import make_certificates
 from server.deployment import CONNECTION, Deployment, DeploymentError, deployment, node_configs, toml
 from server.processes import FLWR, family
 
-WAIT_S = 60.0
+WAIT_S = 120.0
 
 
 def nodes(made: Deployment) -> dict[str, str]:
@@ -24,6 +24,16 @@ def nodes(made: Deployment) -> dict[str, str]:
     done = subprocess.run(command, env=made.env, cwd=made.folder, capture_output=True, text=True, timeout=60)
     listed: list[dict[str, Any]] = json.loads(done.stdout[done.stdout.index("{") :])["nodes"]
     return {each["node-id"]: each["status"] for each in listed}
+
+
+def refused(made: Deployment, name: str, why: str, deadline: float) -> bool:
+    """Whether the node gave up because it was refused, as its own log says."""
+    while time.monotonic() < deadline:
+        told = made.parties[name].log.read_text(encoding="utf-8", errors="replace")
+        if "Exit Code: 305" in told and why in told:
+            return True
+        time.sleep(0.5)
+    return False
 
 
 def test_only_a_node_with_a_registered_key_and_the_right_authority_gets_in(tmp_path: Path) -> None:
@@ -38,7 +48,9 @@ def test_only_a_node_with_a_registered_key_and_the_right_authority_gets_in(tmp_p
         good, misled_id = made.ids["edge-0"], made.ids["misled"]
         while (known := nodes(made))[good] != "online" and time.monotonic() < deadline:
             time.sleep(0.5)
-        # The other two have had as long; the registered one with a foreign authority never called in.
+        assert refused(made, "stranger", "2004", deadline)
+        assert refused(made, "misled", "CERTIFICATE_VERIFY_FAILED", deadline)
+        known = nodes(made)
         assert known[good] == "online"
         assert set(known) == {good, misled_id} and known[misled_id] != "online"
         homes = [party.home for party in made.parties.values()]
