@@ -135,7 +135,9 @@ def test_the_quickstart_ships():
 @pytest.mark.parametrize("path", sorted(RECIPES_DIR.glob("*.yaml")), ids=lambda path: path.stem)
 def test_a_shipped_recipe_validates_and_opens_with_the_command_that_runs_it(path: Path):
     recipe = load_recipe(path.stem)
-    verb = {"federation": "simulate", "distillation": "distill", "pretrain": "pretrain"}[recipe.kind]
+    verb = {"federation": "simulate", "distillation": "distill", "pretrain": "pretrain", "controlnet": "pretrain"}[
+        recipe.kind
+    ]
     assert path.read_text(encoding="utf-8").splitlines()[0] == f"# fedkd {verb} {path.stem}"
     assert recipe.description
 

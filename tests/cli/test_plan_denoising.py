@@ -80,7 +80,7 @@ def test_a_profile_is_measured_on_pictures_and_used(tmp_path):
     assert found.exit_code == 0, found.stderr
     facts = json.loads(out.read_text())
     assert facts["about"]["perceptual"] == "ssim"
-    assert set(facts["conditions"]) == {"canny", "soft-edge", "seg"}
+    assert set(facts["conditions"]) == {"canny", "soft-edge", "seg", "depth"}
     assert all(len(scores) == 5 and scores[0] == 0 for scores in facts["perceptual"])
     used = run("condition", "--profile", str(out), "--steps", "4", "--quality", "0.1")
     assert used.exit_code == 0, used.stderr

@@ -19,7 +19,7 @@ def recipes(*arguments: object) -> Any:
 def test_ls_gives_each_recipe_the_verb_of_its_kind() -> None:
     lines = {line.split()[0]: line for line in recipes("ls").stdout.splitlines()}
     assert set(lines) == set(recipe_names())
-    verbs = {"federation": "simulate", "distillation": "distill", "pretrain": "pretrain"}
+    verbs = {"federation": "simulate", "distillation": "distill", "pretrain": "pretrain", "controlnet": "pretrain"}
     for name, line in lines.items():
         assert f"fedkd {verbs[load_recipe(name).kind]} {name}" in line
 
