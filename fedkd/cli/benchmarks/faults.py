@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,7 @@ QUICK = [
     *("distillation.replay=20", "distillation.save_every=10", "evaluation.samples_per_concept=1"),
 ]
 LIMITS = ["federation.rounds=1", "federation.quorum=0.4", "federation.phase_timeout_s=1500", "federation.wait_s=60"]
-PICTURES, FEW = 100, 30  # of each honest user, of each other one; less when quick
+PICTURES, FEW = 20, 9  # of each honest user, of each other one; the smallest share of the private digits has 29
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ def judged(request: Request, clean: Any, marred: Any) -> Result:
         weights = report["rounds"][-1]["student"]["teacher_weights"]
         result.shows += [
             at_most("points of accuracy lost to the bad parties", lost, POINTS),
-            at_most("lambda of the adapter trained on random labels", weights["edge-4"], 0),
+            at_most("lambda of the adapter trained on random labels", weights.get("edge-4", math.nan), 0),
         ]
     result.notes += [f"round {e['round']}, {e['phase']}: {e['node']}: {e['what']}" for e in report["events"]]
     return result

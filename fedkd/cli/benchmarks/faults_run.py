@@ -52,7 +52,9 @@ def honest_folders(recipe: Recipe, home: Path, counts: list[int]) -> list[Path]:
     for folder, (share, first), count in zip(folders, places, counts, strict=True):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        rows = shares[share].select(range(first, min(first + count, len(shares[share]))))
+        if first + count > len(shares[share]):
+            raise ValueError(f"{folder.name} wants pictures {first} to {first + count} of {len(shares[share])}")
+        rows = shares[share].select(range(first, first + count))
         for index, row in enumerate(rows):
             row["image"].save(folder / f"{index:03d}.png")
             (folder / f"{index:03d}.txt").write_text(row["caption"], encoding="utf-8")
