@@ -41,7 +41,8 @@ def ask(grid: LoopbackGrid, **more: Any) -> Exchange:
 
 def test_a_thousand_answers_are_stored_one_by_one_and_come_back_by_name() -> None:
     grid, stored = Watched(1000, app=answer), []
-    result = ask(grid, store=lambda name, value, files, so_far: stored.append((name, len(files["data"]))))
+    keep = lambda name, value, files, so_far: stored.append((name, len(files["data"])))  # noqa: E731
+    result = ask(grid, store=keep, timeout_s=120.0)
     assert list(result.answers) == sorted(result.answers) and len(result.answers) == 1000
     assert all(name == value for name, value in result.answers.items())
     assert sorted(stored) == [(name, SIZE) for name in result.answers] and stored != sorted(stored)
