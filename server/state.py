@@ -6,6 +6,8 @@ import contextlib
 import hashlib
 import json
 import os
+import resource
+import sys
 import time
 import uuid
 from collections.abc import Callable
@@ -66,8 +68,8 @@ class RunState:
         return found
 
     def event(self, kind: str, **facts: Any) -> None:
-        """Append one line to progress.jsonl, with the processor seconds that this thread has used."""
-        now = {"time": time.time(), "cpu_s": round(time.thread_time(), 4)}
+        """Append one line to progress.jsonl, with what this thread has computed and this process has taken so far."""
+        now = {"time": time.time(), "cpu_s": round(time.thread_time(), 4), "peak_bytes": peak_bytes()}
         self.append(self.run / "progress.jsonl", {**now, "event": kind, **facts})
 
     def progress(self, number: int, phase: str) -> Callable[..., None]:
@@ -81,6 +83,12 @@ class RunState:
                 self.event("progress", round=number, phase=phase, done=done, total=total, **facts)
 
         return report
+
+
+def peak_bytes() -> int:
+    """The most memory (RSS, bytes) that this process has had since it began."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def seed_of(*parts: int | str) -> int:

@@ -32,6 +32,7 @@ class _Entry:
     embedding: Any  # (d,), of length 1
     job: Job
     size: int
+    taken: set[str] | None
     uses: int = 0
     priority: float = 0.0
 
@@ -66,17 +67,24 @@ class LatentCache:
         self._counts = {"hits": 0, "misses": 0, "evictions": 0, "steps_saved": 0}
         self._lock = threading.Lock()
 
-    def put(self, way: Way, embedding: Any, job: Job) -> bool:
-        """Keep a copy of `job` without its conditions; whether it is kept. `embedding` (d,) has length 1."""
+    def put(self, way: Way, embedding: Any, job: Job, taken: set[str] | None = None) -> bool:
+        """Keep `job`, which nobody may bring on afterwards; whether it is kept. `embedding` (d,) has length 1.
+
+        `taken` are the words (`prompt_embedding.words_of`) that have a picture of this run, for runs of which none may
+        get a second: the same noise and words would end as the same picture. `find` adds to it; the steps of one run
+        share a set.
+        """
         vector = np.asarray(embedding, dtype=np.float64)
-        kept = fork(job, None)
-        entry = _Entry(way, vector, kept, size_bytes(kept) + vector.nbytes)
+        entry = _Entry(way, vector, job, size_bytes(job) + vector.nbytes, taken)
         if entry.size > self.max_bytes:
             return False
         with self._lock:
             for other in self._entries.get(way, []):
                 if other.job.step == job.step and other.embedding @ vector >= SAME:
-                    return True
+                    if taken is None:
+                        return True
+                    self._drop(other)  # what it could give has been given more than the new one's
+                    break
             self._entries.setdefault(way, []).append(entry)
             self._bytes += entry.size
             self._rank(entry)
@@ -84,26 +92,40 @@ class LatentCache:
                 self._evict()
             return entry in self._entries.get(way, [])
 
-    def find(self, way: Way, embedding: Any, may_share: Callable[[float], int], until: int) -> Hit | None:
-        """The farthest job, up to step `until`, whose similarity `may_share` that many steps; None when there is none.
+    def find(
+        self,
+        way: Way,
+        embedding: Any,
+        may_share: Callable[[float], int],
+        until: int,
+        *,
+        words: str = "",
+        least: int = 1,
+    ) -> Hit | None:
+        """The farthest job, of steps `least` to `until`, whose similarity `may_share` that many; None without any.
 
-        Of equally far ones the most similar. The job is a copy, without conditions.
+        Of equally far ones the most similar. The job is a copy, without conditions. One of whose run there is a
+        picture in these `words` already is passed over.
         """
         vector = np.asarray(embedding, dtype=np.float64)
         with self._lock:
             entries = self._entries.get(way, [])
             best: tuple[int, float, _Entry] | None = None
+            entries = [entry for entry in entries if entry.taken is None or words not in entry.taken]
             if entries:
                 found = np.clip(np.stack([entry.embedding for entry in entries]) @ vector, -1.0, 1.0)
                 for entry, similarity in zip(entries, found.tolist(), strict=True):
                     step = entry.job.step
-                    if step <= until and step <= may_share(similarity) and (not best or (step, similarity) > best[:2]):
+                    fits = least <= step <= min(until, may_share(similarity))
+                    if fits and (not best or (step, similarity) > best[:2]):
                         best = step, similarity, entry
             if best is None:
                 self._counts["misses"] += 1
                 return None
             step, similarity, entry = best
             entry.uses += 1
+            if entry.taken is not None:
+                entry.taken.add(words)
             self._rank(entry)
             self._counts["hits"] += 1
             self._counts["steps_saved"] += step
@@ -128,8 +150,11 @@ class LatentCache:
     def _evict(self) -> None:
         worst = min((entry for each in self._entries.values() for entry in each), key=lambda entry: entry.priority)
         self._age = worst.priority
-        self._entries[worst.way].remove(worst)
-        if not self._entries[worst.way]:
-            del self._entries[worst.way]
-        self._bytes -= worst.size
+        self._drop(worst)
         self._counts["evictions"] += 1
+
+    def _drop(self, entry: _Entry) -> None:
+        self._entries[entry.way].remove(entry)
+        if not self._entries[entry.way]:
+            del self._entries[entry.way]
+        self._bytes -= entry.size

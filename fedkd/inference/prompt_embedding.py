@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 from collections.abc import Callable
 from typing import Any
@@ -40,6 +41,14 @@ def text_encoder_embedding(conditions: Conditions) -> Any:
     found = states[-1] - states[0] if len(states) == 2 else states[-1]
     vector = found.mean(0).numpy()
     return vector if np.isfinite(vector).all() and np.linalg.norm(vector) > 1e-9 else None
+
+
+def words_of(conditions: Conditions) -> str:
+    """A digest by which prompts that the model cannot tell apart are the same, such as those that differ in case."""
+    digest = hashlib.sha256()
+    for name in sorted(conditions):
+        digest.update(conditions[name].detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _sentences(model: str) -> Embedder:

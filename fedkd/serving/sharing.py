@@ -16,7 +16,7 @@ from typing import Any
 
 from fedkd.inference.denoiser import Job
 from fedkd.inference.latent_cache import LatentCache, Way
-from fedkd.inference.prompt_embedding import prompt_embedder
+from fedkd.inference.prompt_embedding import prompt_embedder, words_of
 from fedkd.inference.shared_steps import drawn_by, fork
 from fedkd.planning.sharing import cosines, unit
 from fedkd.planning.sharing_policy import SharingPolicy, SharingProfile
@@ -29,7 +29,10 @@ OnStep = Callable[[Job], None]
 
 @dataclass(frozen=True)
 class Wish:
-    """What a request allows: `until` is the edge's last step, `exact` never shares, `any_seed` takes other noise."""
+    """What a request allows: `until` is the edge's last step, `exact` never shares.
+
+    `any_seed` takes another picture's noise, but not that of one with the same words: it would be the same picture.
+    """
 
     prompt: str
     until: int
@@ -45,6 +48,7 @@ class _Leader:
     way: Way
     embedding: Any
     until: int
+    taken: set[str] | None  # words with a picture of this run, where none may have a second; the cache adds to it
     members: int = 1
     left: dict[int, Job] = field(default_factory=dict)  # what it left, by step
     awaited: dict[int, asyncio.Future[None]] = field(default_factory=dict)
@@ -106,31 +110,36 @@ class Sharing:
 
         EdgeFault 504 when the deadline passes while it waits for a leader's steps.
         """
-        embedding = await self._embedding(job, wish)
-        if embedding is None:
+        seen = await self._seen(job, wish)
+        if seen is None:
             yield Begun(job)
             return
+        embedding, words = seen
         way = Way(served.digest, (drawn_by(job), "any" if wish.any_seed else job.seed))
         began = time.monotonic()
         while True:
-            hit = self.cache.find(way, embedding, self.policy.steps, wish.until)
-            leader, step = self._leader(way, embedding, wish.until)
-            if leader is None or (hit is not None and hit.step >= step):
+            leader, step = self._leader(way, embedding, words, wish.until)
+            hit = self.cache.find(way, embedding, self.policy.steps, wish.until, words=words, least=max(1, step))
+            if leader is None or hit is not None:
                 break
             leader.members += 1
+            if leader.taken is not None:
+                leader.taken.add(words)
             found = None
             try:
                 found = await self._left(leader, step, wish, began)
             finally:
                 if found is None:  # it leaves the group again
                     leader.members -= 1
+                    if leader.taken is not None:
+                        leader.taken.discard(words)
             if found is not None:
                 yield self._forked(served, found, job, "group")
                 return
         if hit is not None:
             yield self._forked(served, hit.job, job, "cache")
             return
-        own = _Leader(way, embedding, wish.until)
+        own = _Leader(way, embedding, wish.until, {words} if wish.any_seed else None)
         self._leaders.setdefault(way, []).append(own)
         try:
             yield Begun(job, 0, self._leaving(own))
@@ -144,17 +153,21 @@ class Sharing:
         """Drop what a version that is served no longer has left in the cache."""
         self.cache.forget(served.digest)
 
-    async def _embedding(self, job: Job, wish: Wish) -> Any:
+    async def _seen(self, job: Job, wish: Wish) -> tuple[Any, str] | None:
+        """The direction and the words of a prompt that may share; None for one that may not."""
         fits = self.policy.fits(type(job.scheduler).__name__, job.total, job.guidance_scale)
         if wish.exact or job.step or not fits or not self._forks or wish.until < self._forks[0]:
             return None
-        vector = await asyncio.to_thread(self._embed, wish.prompt, job.conditions or {})
-        return None if vector is None else unit(vector)
+        conditions = job.conditions or {}
+        vector = await asyncio.to_thread(self._embed, wish.prompt, conditions)
+        return None if vector is None else (unit(vector), words_of(conditions))
 
-    def _leader(self, way: Way, embedding: Any, until: int) -> tuple[_Leader | None, int]:
+    def _leader(self, way: Way, embedding: Any, words: str, until: int) -> tuple[_Leader | None, int]:
         """Who is being drawn and has room, and the step to fork off at: the farthest there is."""
         best, farthest = None, 0
         for leader in self._leaders.get(way, []):
+            if leader.taken is not None and words in leader.taken:
+                continue
             may = self.policy.steps(float(cosines(embedding, leader.embedding[None])[0]))
             step = max((each for each in self._forks if each <= min(may, until, leader.until)), default=0)
             if leader.members < self.most and step > farthest:
@@ -178,7 +191,7 @@ class Sharing:
         def told(job: Job) -> None:  # on the engine's thread
             if job.step in wanted:
                 kept = fork(job, None)
-                self.cache.put(leader.way, leader.embedding, kept)
+                self.cache.put(leader.way, leader.embedding, kept, leader.taken)
                 loop.call_soon_threadsafe(leader.leave, kept)
 
         return told

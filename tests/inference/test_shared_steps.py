@@ -126,7 +126,6 @@ def test_what_comes_from_the_cache_is_a_copy(tiny_pipeline: Any) -> None:
     given = at(tiny_pipeline, 2)
     conditions = given.conditions
     cache.put(WAY, ONES, given)
-    given.latents.zero_()
     for _ in range(2):
         hit = cache.find(WAY, ONES, lambda s: 4, 4)
         assert hit is not None
@@ -170,3 +169,17 @@ def test_a_new_checkpoint_takes_the_old_ones_latents_along(tiny_pipeline: Any) -
     assert cache.find(WAY, ONES, lambda s: 4, 4) is None
     assert cache.find(Way("new", WAY.rest), ONES, lambda s: 4, 4) is not None
     assert cache.forget("new") == 1 and cache.stats()["bytes"] == 0
+
+
+def test_no_words_get_a_second_picture_of_a_run_that_says_so(tiny_pipeline: Any) -> None:
+    cache, taken = LatentCache(1 << 20), {"red"}
+    for step in (1, 2):
+        cache.put(WAY, ONES, at(tiny_pipeline, step), taken)
+    assert cache.find(WAY, ONES, lambda s: 4, 4, words="red") is None
+    found = cache.find(WAY, ONES, lambda s: 4, 4, words="blue")
+    assert found is not None and found.step == 2
+    assert cache.find(WAY, ONES, lambda s: 4, 4, words="blue") is None  # not of an earlier step either
+    cache.put(WAY, ONES, at(tiny_pipeline, 2), {"red"})  # a newer run stands for an older one of the same prompt
+    assert cache.find(WAY, ONES, lambda s: 4, 4, words="blue") is not None
+    assert cache.stats()["entries"] == 2
+    assert cache.find(WAY, ONES, lambda s: 4, 4, words="green", least=3) is None

@@ -77,7 +77,8 @@ def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_scale_benchmark_reads_a_rounds_cost_from_its_run(run: Path) -> None:
-    cost = cost_of(Size(users=4, edges=2, pictures=4), run, 9.0, 10**9)
+    cost = cost_of(Size(users=4, edges=2, pictures=4), run, 9.0)
     assert set(cost.cpu_s) == {*ASKING, "distil", "publish"} and 0 < cost.working_s < cost.cloud_s
     assert cost.messages == 6 + 2 + 4 + 2 + 2  # describe, refresh, synthesise, finetune, redistribute
     assert 0 < cost.up < cost.disk_bytes and cost.down > 0 and cost.round_s > 0 and cost.wall_s == 9.0
+    assert 10**8 < cost.peak_bytes < 10**11

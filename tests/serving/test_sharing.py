@@ -110,6 +110,19 @@ def test_without_a_seed_pictures_share_one_noise_and_say_whose(http: httpx.Clien
     assert several.headers["x-fedkd-shared-steps"] == "0"
 
 
+def test_without_a_seed_the_same_words_never_get_the_same_picture(http: httpx.Client) -> None:
+    words = ("a purple five", "A Purple  FIVE", "an orange zero")  # the model reads the first two alike
+
+    def ask(prompt: str) -> httpx.Response:
+        return http.post(PATH, json={"prompt": prompt})
+
+    with ThreadPoolExecutor(6) as pool:  # some find a leader that is being drawn, the later ones the cache
+        answers = [answer for _ in range(2) for answer in pool.map(ask, words * 2)]
+    pictures = [drawn(answer).tobytes() for answer in answers]
+    assert len(set(pictures)) == len(pictures)
+    assert sum(int(answer.headers["x-fedkd-shared-steps"]) > 0 for answer in answers) >= 4
+
+
 def test_a_member_of_a_group_finishes_on_its_device(http: httpx.Client, tiny_pipeline: Any) -> None:
     def opened(prompt: str, order: str) -> httpx.Response:
         asked = {"prompt": prompt, "seed": 31, "device_steps": 1, "order": order, "with_conditions": True}

@@ -10,9 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
-
-SAMPLE_S = 0.1
 POOL = 1000  # private pictures: one a user, of the largest federation
 ASKING = ("describe", "refresh", "synthesise", "finetune", "redistribute")
 WORKING = ("distil", "publish")
@@ -124,46 +121,20 @@ def measure(size: Size, folder: Path, overrides: list[str], say: Callable[[str],
     recipe = anchored(load_recipe("quickstart", [*CHEAP, *sizes, *overrides, *places]))
     run, started = folder / "scale", time.monotonic()
     save_recipe(recipe, run / "recipe.yaml")
-    peak = 0
     registry = run / "registry"
     with registry_for(recipe, registry) as (url, token), simulation(recipe, run, url, token) as flower:
-        server: psutil.Process | None = None
-        while flower.running():
-            server = server or server_of(flower.home)
-            peak = max(peak, resident(server))
-            time.sleep(SAMPLE_S if server else 1.0)
+        flower.process.wait()
         status = flower.status()
     if status != "finished:completed":
         message, _ = last_error(run, run / "flower.log")
         raise ValueError(f"the federation of {size.name} ended as {status}: {message} (see {flower.log})")
-    cost = cost_of(size, run, time.monotonic() - started, peak)
+    cost = cost_of(size, run, time.monotonic() - started)
     shutil.rmtree(folder, ignore_errors=True)
     say(f"{size.name}: {cost.cloud_s:.2f} s of cloud work, {cost.peak_bytes / 1e6:.0f} MB, {cost.wall_s:.0f} s in all")
     return cost
 
 
-def server_of(home: Path) -> psutil.Process | None:
-    """The process that runs the ServerApp of a simulation; None when it has not started yet."""
-    from server.processes import family
-
-    for process in family(home):
-        try:
-            if any(part.endswith("flwr-simulation") for part in process.cmdline()):
-                return process
-        except (psutil.Error, OSError):
-            continue
-    return None
-
-
-def resident(process: psutil.Process | None) -> int:
-    """The memory (RSS) of a process in bytes; 0 when there is none."""
-    try:
-        return int(process.memory_info().rss) if process is not None else 0
-    except (psutil.Error, OSError):
-        return 0
-
-
-def cost_of(size: Size, run: Path, wall_s: float, peak: int) -> Cost:
+def cost_of(size: Size, run: Path, wall_s: float) -> Cost:
     """Read from a finished run what its round cost."""
     from server.state import RunState
 
@@ -171,10 +142,11 @@ def cost_of(size: Size, run: Path, wall_s: float, peak: int) -> Cost:
     for phase in (*ASKING, *WORKING):
         facts[phase] = (state.finished(1, phase) or {})["entry"]
     ledger: list[dict[str, Any]] = [line for entry in facts.values() for line in entry["ledger"]]
-    cpu, begun, begins, ends = {}, {}, 0.0, 0.0
+    cpu, begun, begins, ends, peak = {}, {}, 0.0, 0.0, 0
     for event in state.lines(run / "progress.jsonl"):
         if event.get("round") != 1:
             continue
+        peak = max(peak, event["peak_bytes"])
         match event["event"]:
             case "phase_start":
                 begun[event["phase"]] = event["cpu_s"]

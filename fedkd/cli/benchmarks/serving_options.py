@@ -36,7 +36,7 @@ class ServingOptions:
     max_rows: int = 0
     real_resolution: int = 128
     real_steps: int = 4
-    real_pictures: int = 3
+    real_pictures: int = 9
     equality: int = 1
 
     def __post_init__(self) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -31,39 +30,64 @@ class Served:
     shared: list[int]
 
 
-def serve(studio: Studio, asked: Sequence[Wanted], seed: int, policy: SharingPolicy) -> tuple[Served, list[Job]]:
-    """The stream under the policy, groups in each window and the cache between; and all jobs that leaders left."""
-    cache, left = LatentCache(CACHE_BYTES), list[Job]()
-    jobs: list[Job | None] = [None] * len(asked)
-    for begin in range(0, len(asked), WINDOW):
-        places = range(begin, min(begin + WINDOW, len(asked)))
-        graph = SimilarityGraph[int](max(-1.0, min(1.0, policy.floor)))
-        for place in places:
-            embedding = studio.embedding(asked[place])
-            hit = cache.find(WAY, embedding, policy.steps, STEPS)
-            if hit is not None:
-                jobs[place] = studio.forked(hit.job, asked[place])
-            else:
-                graph.add(place, embedding)
-        groups = graph.groups(GROUP)
-        leaders = [studio.job(asked[group.leader], 100_000 * (seed + 1) + group.leader) for group in groups]
-        kept: list[dict[int, Job]] = [{} for _ in groups]
+@dataclass
+class Run:
+    """A picture that is drawn and the members that fork off it, with their steps; `taken` as the cache has it."""
 
-        def keep(which: int, job: Job, groups: Any = groups, kept: Any = kept) -> None:
+    leader: int
+    taken: set[str]
+    members: dict[int, int] = field(default_factory=dict)
+    kept: dict[int, Job] = field(default_factory=dict)
+
+
+def serve(studio: Studio, asked: Sequence[Wanted], seed: int, policy: SharingPolicy) -> tuple[Served, list[Job]]:
+    """The stream under the policy, groups in each window and the cache between; and all jobs that leaders left.
+
+    As at an edge, no prompt gets a second picture of one run, since that would be the same picture: whoever is left
+    over leads a group of its own.
+    """
+    cache, left = LatentCache(CACHE_BYTES), list[Job]()
+    jobs: dict[int, Job] = {}
+    for begin in range(0, len(asked), WINDOW):
+        waiting = []
+        for place in range(begin, min(begin + WINDOW, len(asked))):
+            wanted = asked[place]
+            hit = cache.find(WAY, studio.embedding(wanted), policy.steps, STEPS, words=wanted.prompt)
+            if hit is not None:
+                jobs[place] = studio.forked(hit.job, wanted)
+            else:
+                waiting.append(place)
+        runs, again = list[Run](), list[int]()
+        while waiting:
+            graph = SimilarityGraph[int](max(-1.0, min(1.0, policy.floor)))
+            for place in waiting:
+                graph.add(place, studio.embedding(asked[place]))
+            for group in graph.groups(GROUP):
+                run = Run(group.leader, {asked[group.leader].prompt})
+                runs.append(run)
+                for member, similarity in zip(group.members[1:], group.similarity[1:], strict=True):
+                    step = policy.steps(similarity)  # within the floor, but in a bin that may share nothing: 0
+                    if asked[member].prompt in run.taken or not step:
+                        again.append(member)
+                    else:
+                        run.taken.add(asked[member].prompt)
+                        run.members[member] = step
+            waiting, again = again, []
+        leaders = [studio.job(asked[run.leader], 100_000 * (seed + 1) + run.leader) for run in runs]
+
+        def keep(which: int, job: Job, runs: Sequence[Run] = runs) -> None:
             if job.step in policy.forks:
-                kept[which][job.step] = studio.forked(job, asked[groups[which].leader])
-                left.append(kept[which][job.step])
-                cache.put(WAY, studio.embedding(asked[groups[which].leader]), job)
+                run = runs[which]
+                run.kept[job.step] = studio.forked(job, asked[run.leader])
+                left.append(run.kept[job.step])
+                cache.put(WAY, studio.embedding(asked[run.leader]), run.kept[job.step], run.taken)
 
         studio.finish(leaders, keep)
-        for group, leader, there in zip(groups, leaders, kept, strict=True):
-            jobs[group.leader] = leader
-            for member, similarity in zip(group.members[1:], group.similarity[1:], strict=True):
-                # within the floor, but in a bin that may share nothing: it is drawn alone
-                step = policy.steps(similarity)
-                fresh = 100_000 * (seed + 1) + member
-                jobs[member] = studio.forked(there[step], asked[member]) if step else studio.job(asked[member], fresh)
-    made = [job for job in jobs if job is not None]
+        for run, leader in zip(runs, leaders, strict=True):
+            jobs[run.leader] = leader
+            for member, step in run.members.items():
+                jobs[member] = studio.forked(run.kept[step], asked[member])
+    made = [jobs[place] for place in range(len(asked))]
     shared = [0 if job.step == job.total else job.step for job in made]
     studio.finish(made)
     return Served(list(asked), made, shared), left
