@@ -20,7 +20,8 @@ def profile_conditions(
     ] = None,
     model: Annotated[str, typer.Option(help="A shipped name, a diffusers folder or a hub id.")] = "tiny-sd",
     controlnet: Annotated[
-        list[str] | None, typer.Option(help="KIND=FOLDER-OR-ID of a ControlNet, once for each condition.")
+        list[str] | None,
+        typer.Option(help="KIND=NAME of a shipped ControlNet, a folder or a hub id; once for each condition."),
     ] = None,
     count: Annotated[int, typer.Option(min=1, help="Pictures, at most.")] = 8,
     resolutions: Annotated[str, typer.Option(help="Resolution levels, 0 to 1.")] = "0.25,0.5,1",
@@ -31,6 +32,7 @@ def profile_conditions(
     strength: Annotated[
         float, typer.Option(help="Without a ControlNet: how much of the schedule the condition is noised through.")
     ] = 0.7,
+    guidance_scale: Annotated[float, typer.Option(min=0.0, help="How strongly prompts guide.")] = 7.5,
     perceptual: Annotated[str, typer.Option(help="auto, dreamsim or ssim.")] = "auto",
     prompt_scorer: Annotated[str, typer.Option(help="auto, imagereward or classifier.")] = "auto",
     classifier: Annotated[str, typer.Option(help="For --prompt-scorer classifier.")] = "reference-classifier",
@@ -42,6 +44,7 @@ def profile_conditions(
     With a ControlNet a condition steers it; without one, drawing starts from the condition itself.
 
     Example: fedkd plan profile-conditions --count 4 --out mine.json
+    Example: fedkd plan profile-conditions --controlnet canny=tiny-sd-canny --guidance-scale 2
     Example: fedkd plan profile-conditions pictures/ --model runwayml/stable-diffusion-v1-5 \
 --controlnet canny=lllyasviel/control_v11p_sd15_canny
     """
@@ -57,6 +60,7 @@ def profile_conditions(
             "resolutions": _numbers("--resolutions", resolutions),
             "levels": _numbers("--levels", levels),
             "steps": [int(each) for each in _numbers("--steps", steps, most=1000, whole=True)],
+            "guidance_scale": guidance_scale,
         }
         nets = dict(each.partition("=")[::2] for each in controlnet or [])
         for kind in nets:
@@ -133,7 +137,8 @@ def measure(
 ) -> ConditionProfile:
     """The profile of every condition of `nets` (KIND: ControlNet; none: all kinds, drawn from the condition itself).
 
-    `asked` has `resolutions`, `levels` and `steps`; `scorers` are (perceptual, prompt); `progress(done, total)`.
+    `asked` has `resolutions`, `levels`, `steps` and `guidance_scale`; `scorers` are (perceptual, prompt).
+    `progress(done, total)`.
     """
     import numpy as np
 
@@ -146,7 +151,8 @@ def measure(
     counts, every = asked["steps"], np.arange(max(asked["steps"]) + 1)
     done, total = 0, len(cells) * len(counts)
     sizes, scores = [], []
-    drawers = {kind: _drawer(pipe, nets.get(kind), strength, seed) for kind in kinds}
+    facts = (strength, float(asked["guidance_scale"]), seed)
+    drawers = {kind: _drawer(pipe, f"{kind}={nets[kind]}" if kind in nets else "", *facts) for kind in kinds}
     for kind, alpha, beta in cells:
         packed = [compress(EXTRACTORS[kind](image), alpha, beta) for image in images]
         sizes.append(np.mean([size for _, size in packed]))
@@ -168,28 +174,31 @@ def measure(
     )
 
 
-def _drawer(pipe: Any, net: str | None, strength: float, seed: int) -> Any:
-    """draw(conditions, captions, steps) -> pictures, each with that many denoising steps."""
+def _drawer(pipe: Any, net: str, strength: float, guidance_scale: float, seed: int) -> Any:
+    """draw(conditions, captions, steps) -> pictures, each with that many denoising steps; `net` is KIND=PLACE or ''."""
     import math
 
     import torch
 
-    if net is None:
+    if not net:
         from diffusers import AutoPipelineForImage2Image
 
         started = AutoPipelineForImage2Image.from_pipe(pipe)
     else:
-        from diffusers import ControlNetModel, StableDiffusionControlNetPipeline
+        from diffusers import StableDiffusionControlNetPipeline
 
-        steering = ControlNetModel.from_pretrained(net, use_safetensors=True).eval().requires_grad_(False)
+        from fedkd.data.condition_maps import KINDS
+        from fedkd.models.controlnet_folder import find_controlnet, load_controlnet
+
+        steering = load_controlnet(find_controlnet(net, KINDS), pipe.unet)
         started = StableDiffusionControlNetPipeline.from_pipe(pipe, controlnet=steering)
     started.set_progress_bar_config(disable=True)
 
     def draw(conditions: list[Image.Image], captions: list[str], steps: int) -> list[Image.Image]:
         generator = torch.Generator("cpu").manual_seed(seed)
-        extra: dict[str, Any] = {"num_inference_steps": steps}
+        extra: dict[str, Any] = {"num_inference_steps": steps, "guidance_scale": guidance_scale}
         if not net:  # image-to-image runs `strength` of the steps it is asked for
-            extra = {"num_inference_steps": math.ceil(steps / strength - 1e-9), "strength": strength}
+            extra |= {"num_inference_steps": math.ceil(steps / strength - 1e-9), "strength": strength}
         return started(prompt=captions, image=conditions, generator=generator, **extra).images
 
     return draw

@@ -103,7 +103,7 @@ def serve(
         list[str] | None,
         typer.Option(
             metavar="[KIND=]CONTROLNET",
-            help="A ControlNet's folder or hub id, by which conditions of a KIND (canny, soft-edge, depth, seg) steer "
+            help="A shipped ControlNet's name, a folder or hub id, by which conditions of a KIND (canny, soft-edge, depth, seg) steer "
             "the models it was made for. May be given again, once a kind. Default: the recipe's.",
         ),
     ] = None,
@@ -118,9 +118,9 @@ def serve(
 
       fedkd serve quickstart --checkpoint tiny-sd --port 8765
 
-    Example, pictures that follow the edges of another (make the ControlNet with `fedkd pretrain controlnet-canny`):
+    Example, pictures that follow the edges of another:
 
-      fedkd serve quickstart --checkpoint tiny-sd --controlnet runs/controlnet-canny/checkpoints/tiny-sd-canny
+      fedkd serve quickstart --checkpoint tiny-sd --controlnet tiny-sd-canny
 
     Example, what the cloud has published, kept up to date:
 

@@ -90,7 +90,7 @@ def start(
     device = device_of(pipe)
     fresh = schedulers.fresh(made.__name__, config, arguments, str(device))
     dtype = conditions["encoder_hidden_states"].dtype
-    latents, generator = _first_noise(seed, (1, network.in_channels, height, width), dtype)
+    latents, generator = first_noise(seed, (1, network.in_channels, height, width), dtype)
     latents = latents.to(device)
     return Job(
         latents=latents * fresh.init_noise_sigma if hasattr(fresh, "init_noise_sigma") else latents,
@@ -103,7 +103,8 @@ def start(
     )
 
 
-def _first_noise(seed: int, shape: tuple[int, ...], dtype: torch.dtype) -> tuple[torch.Tensor, torch.Generator]:
+def first_noise(seed: int, shape: tuple[int, ...], dtype: torch.dtype) -> tuple[torch.Tensor, torch.Generator]:
+    """The noise that a pipeline draws with a CPU generator of this seed, and that generator after it."""
     generator = torch.Generator("cpu").manual_seed(seed)
     return randn_tensor(shape, generator=generator, device=torch.device("cpu"), dtype=dtype), generator
 
@@ -183,7 +184,7 @@ def hand_off(job: Job, model: str, *, with_conditions: bool) -> HandOff:
     name, config = type(scheduler).__name__, schedulers.config_of(scheduler)
     twin = schedulers.fresh(name, config, job.arguments, str(job.latents.device))
     drawn = job.generator.get_state()
-    unused = _first_noise(job.seed, tuple(job.latents.shape), job.latents.dtype)[1].get_state()
+    unused = first_noise(job.seed, tuple(job.latents.shape), job.latents.dtype)[1].get_state()
     return HandOff(
         latents=job.latents,
         scheduler=name,
@@ -221,7 +222,7 @@ def take_up(found: HandOff, *, conditions: Conditions | None = None, device: str
             raise HandOffError(f"malformed hand-off: step {found.step} of {len(scheduler.timesteps)}")
         schedulers.apply_state(scheduler, found.state, step=found.step, latents=latents)
         if found.generator is None:
-            generator = _first_noise(found.seed, tuple(latents.shape), latents.dtype)[1]
+            generator = first_noise(found.seed, tuple(latents.shape), latents.dtype)[1]
         else:
             generator = torch.Generator("cpu")
             generator.set_state(found.generator)

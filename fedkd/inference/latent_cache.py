@@ -39,10 +39,14 @@ class _Entry:
 
 @dataclass(frozen=True)
 class Hit:
-    """What the cache had: a job at `step`, which is the finder's own, of a prompt of this similarity."""
+    """What the cache had: a job at `step`, which is the finder's own, of a prompt of this similarity.
+
+    `taken` is the set of its run, for what the finder leaves in its turn.
+    """
 
     job: Job
     similarity: float
+    taken: set[str] | None = None
 
     @property
     def step(self) -> int:
@@ -129,7 +133,7 @@ class LatentCache:
             self._rank(entry)
             self._counts["hits"] += 1
             self._counts["steps_saved"] += step
-            return Hit(fork(entry.job, None), similarity)
+            return Hit(fork(entry.job, None), similarity, entry.taken)
 
     def forget(self, model: str) -> int:
         """Drop all that a model's digest has left; how many there were."""

@@ -14,6 +14,7 @@ from fedkd.models.conditioning import Conditions
 
 Embedder = Callable[[str, Conditions], Any]
 TEXT_ENCODER, SENTENCES = "text_encoder", "sentence-transformers:"
+DENOISER = "denoiser"  # what it makes of a prompt; it has to be asked (`prompt_probe`), so it is no Embedder
 
 
 class EmbeddingError(ValueError):
@@ -29,7 +30,7 @@ def prompt_embedder(name: str) -> Embedder:
         return lambda prompt, conditions: text_encoder_embedding(conditions)
     if name.startswith(SENTENCES) and name != SENTENCES:
         return _sentences(name.removeprefix(SENTENCES))
-    raise EmbeddingError(f"embedding={name!r} is not known; give {TEXT_ENCODER} or {SENTENCES}MODEL")
+    raise EmbeddingError(f"embedding={name!r} is not known; give {DENOISER}, {TEXT_ENCODER} or {SENTENCES}MODEL")
 
 
 def text_encoder_embedding(conditions: Conditions) -> Any:

@@ -124,7 +124,9 @@ def measured(
         if len(inside):
             loss[place] = inside.mean(0)
         if len(inside) > 1:
-            error[place] = inside.std(0, ddof=1) / math.sqrt(len(inside))
+            # pairs that all came out alike are no proof: Wilson's bound for none of n at one standard error
+            least = 1 / (len(inside) + 1)
+            error[place] = np.maximum(inside.std(0, ddof=1) / math.sqrt(len(inside)), least)
     return SharingProfile(tuple(edges), tuple(steps), loss, error, count, **facts)
 
 

@@ -27,6 +27,7 @@ from fedkd.serving.sharing import Begun, Sharing, Wish
 Result = TypeVar("Result")
 OnStep = Callable[[Job], None]
 SAME = ("scheduler", "scheduler_config", "arguments", "guidance_scale", "seed", "dtype")
+PROBING = "probing"  # who owns steps that only tell what a prompt means
 FORMATS = {"png": "PNG", "jpeg": "JPEG", "webp": "WEBP"}
 
 
@@ -150,7 +151,11 @@ class Engine:
         if self.sharing is None:
             yield Begun(job)
             return
-        async with self.sharing.joined(served, job, wish) as begun:
+
+        async def step(probe: Job) -> None:
+            await self.denoise(served, probe, 1, owner=PROBING)
+
+        async with self.sharing.joined(served, job, wish, step) as begun:
             yield begun
 
     async def picture(self, served: Served, latents: torch.Tensor, *, owner: str, admitted: bool = True) -> Image.Image:

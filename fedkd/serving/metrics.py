@@ -32,6 +32,7 @@ class EdgeMetrics:
             "fedkd_shared_pictures", "Pictures that began with others' steps.", ["model", "source"], registry=on
         )
         self.steps_saved = Counter("fedkd_shared_steps_saved", "Steps not run again.", ["model"], registry=on)
+        self.probes = Counter("fedkd_sharing_probes", "Steps run to tell what prompts mean.", ["model"], registry=on)
         self.models = Gauge(
             "fedkd_model_users", "Requests and sessions on a model.", ["model", "version", "state"], registry=on
         )

@@ -1,7 +1,8 @@
 """Steps that requests share at an edge: whoever comes first is drawn as ever, and those who mean nearly the same fork.
 
 The first one's prompt is drawn for its own sake, so its picture stays what it was. Others fork off it at the step that
-the policy allows for their similarity, from the latents it leaves there or has left in the cache, and finish alone.
+the policy allows for their similarity, from the latents it leaves there or has left in the cache, finish alone, and
+leave their own steps from there on to those who come after them.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ from typing import Any
 
 from fedkd.inference.denoiser import Job
 from fedkd.inference.latent_cache import LatentCache, Way
-from fedkd.inference.prompt_embedding import prompt_embedder, words_of
+from fedkd.inference.prompt_embedding import DENOISER, prompt_embedder, words_of
 from fedkd.inference.shared_steps import drawn_by, fork
 from fedkd.planning.sharing import cosines, unit
 from fedkd.planning.sharing_policy import SharingPolicy, SharingProfile
 from fedkd.serving.errors import EdgeFault
 from fedkd.serving.metrics import EdgeMetrics
+from fedkd.serving.probing import Answers, Step
 from fedkd.serving.served import Served
 
 OnStep = Callable[[Job], None]
@@ -49,6 +51,7 @@ class _Leader:
     embedding: Any
     until: int
     taken: set[str] | None  # words with a picture of this run, where none may have a second; the cache adds to it
+    start: int = 0  # where it forked off itself
     members: int = 1
     left: dict[int, Job] = field(default_factory=dict)  # what it left, by step
     awaited: dict[int, asyncio.Future[None]] = field(default_factory=dict)
@@ -99,29 +102,53 @@ class Sharing:
             raise ValueError(f"share_group={most} leaves nobody to share with; give at least 2")
         self.policy, self.most, self.metrics = policy, most, metrics
         self.cache = LatentCache(cache_bytes)
-        self._embed = prompt_embedder(policy.profile.embedding)
+        by = policy.profile.embedding
+        self._embed = None if by == DENOISER else prompt_embedder(by)
+        self._answers = Answers(metrics)
         self._forks = policy.forks
         self._leaders: dict[Way, list[_Leader]] = {}
         metrics.follow_all("fedkd_latent_cache", "Latents kept for later prompts.", self.cache.stats)
 
     @asynccontextmanager
-    async def joined(self, served: Served, job: Job, wish: Wish) -> AsyncIterator[Begun]:
+    async def joined(self, served: Served, job: Job, wish: Wish, one_step: Step) -> AsyncIterator[Begun]:
         """The job that stands for `job`, which is at its start: itself, or a fork that others' steps have brought on.
 
+        `one_step` takes a job a step on, for profiles that ask the denoiser what prompts mean.
         EdgeFault 504 when the deadline passes while it waits for a leader's steps.
         """
-        seen = await self._seen(job, wish)
+        seen = await self._seen(served, job, wish, one_step)
         if seen is None:
             yield Begun(job)
             return
         embedding, words = seen
         way = Way(served.digest, (drawn_by(job), "any" if wish.any_seed else job.seed))
+        found, taken, source = await self._found(way, embedding, words, wish)
+        if found is None:
+            taken = {words} if wish.any_seed else None
+        else:
+            self.metrics.shared.labels(served.name, source).inc()
+            self.metrics.steps_saved.labels(served.name).inc(found.step)
+            job = fork(found, job.conditions)
+        own = _Leader(way, embedding, wish.until, taken, job.step)
+        self._leaders.setdefault(way, []).append(own)
+        try:
+            yield Begun(job, job.step, self._leaving(own))
+        finally:
+            self._leaders[way].remove(own)
+            if not self._leaders[way]:
+                del self._leaders[way]
+            own.end()
+
+    async def _found(self, way: Way, embedding: Any, words: str, wish: Wish) -> tuple[Job | None, set[str] | None, str]:
+        """The farthest of what the group or the cache has left, the words that its run has had, and which it was."""
         began = time.monotonic()
         while True:
             leader, step = self._leader(way, embedding, words, wish.until)
             hit = self.cache.find(way, embedding, self.policy.steps, wish.until, words=words, least=max(1, step))
-            if leader is None or hit is not None:
-                break
+            if hit is not None:
+                return hit.job, hit.taken, "cache"
+            if leader is None:
+                return None, None, ""
             leader.members += 1
             if leader.taken is not None:
                 leader.taken.add(words)
@@ -134,33 +161,24 @@ class Sharing:
                     if leader.taken is not None:
                         leader.taken.discard(words)
             if found is not None:
-                yield self._forked(served, found, job, "group")
-                return
-        if hit is not None:
-            yield self._forked(served, hit.job, job, "cache")
-            return
-        own = _Leader(way, embedding, wish.until, {words} if wish.any_seed else None)
-        self._leaders.setdefault(way, []).append(own)
-        try:
-            yield Begun(job, 0, self._leaving(own))
-        finally:
-            self._leaders[way].remove(own)
-            if not self._leaders[way]:
-                del self._leaders[way]
-            own.end()
+                return found, leader.taken, "group"
 
     def forget(self, served: Served) -> None:
         """Drop what a version that is served no longer has left in the cache."""
         self.cache.forget(served.digest)
 
-    async def _seen(self, job: Job, wish: Wish) -> tuple[Any, str] | None:
+    async def _seen(self, served: Served, job: Job, wish: Wish, one_step: Step) -> tuple[Any, str] | None:
         """The direction and the words of a prompt that may share; None for one that may not."""
         fits = self.policy.fits(type(job.scheduler).__name__, job.total, job.guidance_scale)
         if wish.exact or job.step or not fits or not self._forks or wish.until < self._forks[0]:
             return None
         conditions = job.conditions or {}
-        vector = await asyncio.to_thread(self._embed, wish.prompt, conditions)
-        return None if vector is None else (unit(vector), words_of(conditions))
+        words = words_of(conditions)
+        if self._embed is None:
+            vector = await self._answers.of(served, job, words, one_step)
+        else:
+            vector = await asyncio.to_thread(self._embed, wish.prompt, conditions)
+        return None if vector is None else (unit(vector), words)
 
     def _leader(self, way: Way, embedding: Any, words: str, until: int) -> tuple[_Leader | None, int]:
         """Who is being drawn and has room, and the step to fork off at: the farthest there is."""
@@ -169,7 +187,8 @@ class Sharing:
             if leader.taken is not None and words in leader.taken:
                 continue
             may = self.policy.steps(float(cosines(embedding, leader.embedding[None])[0]))
-            step = max((each for each in self._forks if each <= min(may, until, leader.until)), default=0)
+            farthest_left = min(may, until, leader.until)
+            step = max((each for each in self._forks if leader.start < each <= farthest_left), default=0)
             if leader.members < self.most and step > farthest:
                 best, farthest = leader, step
         return best, farthest
@@ -186,7 +205,7 @@ class Sharing:
         return leader.left.get(step)
 
     def _leaving(self, leader: _Leader) -> OnStep:
-        loop, wanted = asyncio.get_running_loop(), {step for step in self._forks if step <= leader.until}
+        loop, wanted = asyncio.get_running_loop(), {step for step in self._forks if leader.start < step <= leader.until}
 
         def told(job: Job) -> None:  # on the engine's thread
             if job.step in wanted:
@@ -195,11 +214,6 @@ class Sharing:
                 loop.call_soon_threadsafe(leader.leave, kept)
 
         return told
-
-    def _forked(self, served: Served, found: Job, job: Job, source: str) -> Begun:
-        self.metrics.shared.labels(served.name, source).inc()
-        self.metrics.steps_saved.labels(served.name).inc(found.step)
-        return Begun(fork(found, job.conditions), found.step)
 
 
 def sharing_of(

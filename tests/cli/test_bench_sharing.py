@@ -12,7 +12,7 @@ from fedkd.cli.benchmarks.sharing import SIZES, sizes
 from fedkd.cli.benchmarks.sharing_prompts import KINDS, any_wanted, changed, stream
 
 
-@pytest.mark.parametrize("kind", KINDS[1:])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_changed_prompt_differs_in_its_kind_alone(kind: str) -> None:
     rng = random.Random(0)
     for _ in range(50):

@@ -131,7 +131,7 @@ def test_a_group_shares_what_its_least_similar_member_may() -> None:
 def test_measured_pairs_become_means_and_standard_errors_by_bin() -> None:
     found = measured([0.2, 0.6, 0.6, 1.0], [[1, 1], [0, 1], [0, 0], [0, 0]], edges=(0.5, 0.9), steps=(1, 2), **FACTS)
     assert found.count.tolist() == [[2, 2], [1, 1]]
-    assert found.loss.tolist() == [[0, 0.5], [0, 0]] and found.error[0].tolist() == [0, 0.5]
+    assert found.loss.tolist() == [[0, 0.5], [0, 0]] and found.error[0].tolist() == [1 / 3, 0.5]
     with pytest.raises(PlanningError, match="lost has shape"):
         measured([1.0], [[0]], edges=(0.5,), steps=(1, 2), **FACTS)
 

@@ -123,6 +123,21 @@ def test_without_a_seed_the_same_words_never_get_the_same_picture(http: httpx.Cl
     assert sum(int(answer.headers["x-fedkd-shared-steps"]) > 0 for answer in answers) >= 4
 
 
+def test_the_denoiser_itself_says_what_prompts_mean(tiny_folder: Path, tmp_path: Path) -> None:
+    path, zero = tmp_path / "profile.json", np.zeros((1, 1))
+    way: tuple[Any, ...] = ((SHARED,), zero, zero, zero + 100, TOTAL, "DDIMScheduler", 2.0, "denoiser")
+    SharingProfile((0.999,), *way).save(path)
+    app = create_app(str(tiny_folder), num_inference_steps=TOTAL, share_profile=str(path), batch=False)
+    with running(app) as http, ThreadPoolExecutor(4) as pool:
+        asked = [{"prompt": prompt, "seed": 5} for prompt in ("a red seven", "A red seven", "a red seven", "blue")]
+        answers = list(pool.map(lambda each: http.post(PATH, json=each), asked))
+        shared = {each["prompt"]: [] for each in asked}
+        for each, answer in zip(asked, answers, strict=True):
+            shared[each["prompt"]].append(int(answer.headers["x-fedkd-shared-steps"]))
+        assert metric(http, "fedkd_sharing_probes_total") == 3  # two prompts and the empty one, each asked once
+    assert sorted(shared["a red seven"] + shared["A red seven"]) == [0, SHARED, SHARED] and shared["blue"] == [0]
+
+
 def test_a_member_of_a_group_finishes_on_its_device(http: httpx.Client, tiny_pipeline: Any) -> None:
     def opened(prompt: str, order: str) -> httpx.Response:
         asked = {"prompt": prompt, "seed": 31, "device_steps": 1, "order": order, "with_conditions": True}

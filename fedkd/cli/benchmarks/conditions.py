@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 SEEDS, ROUNDS, USERS = (0, 1), 100, 5
 MODEL, SIDE, SOURCE_SIDE, JPEG_QUALITY = "tiny-sd", 32, 512, 90
-ASKED = {"resolutions": [0.25, 0.5, 1.0], "levels": [0.2, 1.0], "steps": [5, 10, 20, 40]}
-QUICK = {"resolutions": [0.5, 1.0], "levels": [1.0], "steps": [5, 40]}
+ASKED = {"resolutions": [0.25, 0.5, 1.0], "levels": [0.2, 1.0], "steps": [5, 10, 20, 40], "guidance_scale": 2.0}
+QUICK = {**ASKED, "resolutions": [0.5, 1.0], "levels": [1.0], "steps": [5, 40]}
+NETS = {"canny": "tiny-sd-canny"}  # what ships
 PICTURES, QUICK_PICTURES, QUICK_ROUNDS = 6, 2, 10
 KNOWN = 7  # tiny-sd has seen the digits below
-STRENGTH = 0.7  # of the schedule that a condition is noised through where no ControlNet is steered by it
 OURS, SERVICE = "conditions and steps planned together", "AaaS"
 COLUMNS = ["satisfied %", "quality", "bytes up", "bytes down", "bytes", "round s"]
 Method = Callable[["Round", "np.random.Generator"], "Allocation"]
@@ -41,7 +41,7 @@ class Measured:
 
 
 def run(request: Request) -> Result:
-    """All methods on the same rounds of users, for each seed; overrides: canny=FOLDER of a ControlNet for tiny-sd."""
+    """All methods on the same rounds of users, for each seed; overrides: KIND=FOLDER of other ControlNets."""
     seeds = SEEDS[:1] if request.quick else SEEDS
     nets = _nets(request)
     rows: Rows = {}
@@ -82,7 +82,7 @@ def run(request: Request) -> Result:
 
 def notes(nets: dict[str, str]) -> list[str]:
     """What the figures are, and what they are not."""
-    how = f"steered by ControlNets ({', '.join(nets)})" if nets else f"drawn from the condition itself ({STRENGTH:g})"
+    how = f"steered by ControlNets ({', '.join(nets.values())})"
     return [
         f"sources are handwritten digits rendered at {SOURCE_SIDE} pixels: flat pictures, of which a JPEG is a tenth "
         "of a photograph's or less, so that AaaS sends little here",
@@ -96,7 +96,7 @@ def notes(nets: dict[str, str]) -> list[str]:
 
 
 def _nets(request: Request) -> dict[str, str]:
-    """{kind: ControlNet} of the overrides."""
+    """{kind: ControlNet} of the overrides, or the one that ships."""
     from fedkd.data.condition_maps import KINDS
     from fedkd.planning.system import PlanningError
 
@@ -106,7 +106,7 @@ def _nets(request: Request) -> dict[str, str]:
             raise PlanningError(
                 f"'{kind}={place}' is nothing that this benchmark knows; give {' or '.join(KINDS)}=FOLDER"
             )
-    return nets
+    return nets or NETS
 
 
 def measured(seed: int, quick: bool, nets: dict[str, str]) -> Measured:
@@ -123,7 +123,7 @@ def measured(seed: int, quick: bool, nets: dict[str, str]) -> Measured:
     scorers = condition_scores.perceptual("ssim")[1], condition_scores.prompt("classifier", "reference-classifier")[1]
     pipe: Any = load_pipeline(MODEL, scheduler="DDIMScheduler")
     asked: dict[str, Any] = dict(QUICK if quick else ASKED)
-    profile = measure(pipe, images, captions, nets, asked, STRENGTH, seed, scorers, lambda done, total: None)
+    profile = measure(pipe, images, captions, nets, asked, 1.0, seed, scorers, lambda done, total: None)
     drawn = pipe(captions, num_inference_steps=12, guidance_scale=2.0).images
     return Measured(
         profile,

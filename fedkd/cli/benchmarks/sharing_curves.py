@@ -12,13 +12,17 @@ import numpy as np
 
 from fedkd.cli.benchmarks.request import Request
 from fedkd.cli.benchmarks.result import Rows, Table
-from fedkd.cli.benchmarks.sharing_prompts import KINDS, Wanted, any_wanted, changed
+from fedkd.cli.benchmarks.sharing_prompts import KINDS, PARAPHRASED, Wanted, any_wanted, changed, in_other_words
 from fedkd.cli.benchmarks.sharing_studio import GUIDANCE, SCHEDULER, STEPS, Studio, likeness
 from fedkd.inference.denoiser import Job
+from fedkd.inference.prompt_embedding import DENOISER, TEXT_ENCODER
 from fedkd.planning.sharing_policy import SharingProfile, measured
 
-# Finer towards 1, where prompts that differ in one word lie.
-EDGES = (-1.0, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.9999)
+# Finer towards 1, where prompts that differ in one word lie; each bin of some hundred pairs.
+EDGES = {
+    DENOISER: (-1.0, 0.6, 0.8, 0.9, 0.97, 0.99),
+    TEXT_ENCODER: (-1.0, 0.8, 0.9, 0.95, 0.98, 0.99),
+}
 GOOD = (Wanted("three", "red", "white"), Wanted("six", "red", "white"))  # as "Apple on Table", "Lemon on Table"
 BAD = (Wanted("zero", "black", "yellow"), Wanted("four", "white", "purple"))
 SHEET_STEPS = (0, 3, 5, 7, 9, 11, 12)
@@ -26,19 +30,24 @@ SHEET_STEPS = (0, 3, 5, 7, 9, 11, 12)
 
 @dataclass(frozen=True)
 class Curves:
-    """Of n pairs: `similarity` (n,), and after 0..T shared steps `lost`, `psnr` and `ssim` (n, T+1) of the second."""
+    """Of n pairs: `similarity` (n,) by embedding, and after 0..T shared steps what the second has, (n, T+1) each."""
 
-    similarity: Any
+    similarity: dict[str, Any]
     lost: Any
     psnr: Any
     ssim: Any
 
 
 def pairs(count: int, seed: int) -> list[tuple[Wanted, Wanted]]:
-    """`count` pairs of each kind of difference."""
+    """`count` pairs of each kind of difference, in words that vary as they do in a stream."""
     rng = random.Random(f"pairs {seed}")
-    firsts = [(kind, any_wanted(rng)) for kind in KINDS for _ in range(count)]
-    return [(first, first if kind == "same" else changed(first, kind, rng)) for kind, first in firsts]
+    found = []
+    for kind in KINDS:
+        for _ in range(count):
+            first = in_other_words(any_wanted(rng), PARAPHRASED, rng)
+            second = changed(first, kind, rng)
+            found.append((first, second if kind == "paraphrase" else in_other_words(second, PARAPHRASED, rng)))
+    return found
 
 
 def ladder(studio: Studio, couples: Sequence[tuple[Wanted, Wanted]], seeds: Sequence[int]) -> list[list[Job]]:
@@ -64,20 +73,24 @@ def curves(studio: Studio, count: int, seed: int) -> Curves:
         near = likeness(images, alone)
         psnr.append(near[0])
         ssim.append(near[1])
-    similarity = [float(studio.embedding(one) @ studio.embedding(other)) for one, other in couples]
-    return Curves(np.array(similarity), *(np.stack(each, axis=1) for each in (lost, psnr, ssim)))
+    similarity = {
+        by: np.array([float(studio.embedding(one, by) @ studio.embedding(other, by)) for one, other in couples])
+        for by in EDGES
+    }
+    return Curves(similarity, *(np.stack(each, axis=1) for each in (lost, psnr, ssim)))
 
 
-def profile_of(found: Sequence[Curves], studio: Studio) -> SharingProfile:
-    """What policies learn from: all seeds' pairs together."""
+def profile_of(found: Sequence[Curves], studio: Studio, by: str) -> SharingProfile:
+    """What policies learn from: all seeds' pairs together, alike as the embedding `by` sees them."""
     return measured(
-        np.concatenate([each.similarity for each in found]),
+        np.concatenate([each.similarity[by] for each in found]),
         np.concatenate([each.lost for each in found])[:, 1:STEPS],
-        edges=EDGES,
+        edges=EDGES[by],
         steps=tuple(range(1, STEPS)),
         total=STEPS,
         scheduler=SCHEDULER,
         guidance_scale=GUIDANCE,
+        embedding=by,
         model=studio.digest,
     )
 
@@ -93,11 +106,12 @@ def tables(found: Sequence[Curves]) -> list[Table]:
     made = []
     for name, title, options in kinds:
         rows: Rows = {}
-        for place, low in enumerate(EDGES):
-            high = (*EDGES, 1.0)[place + 1]
+        edges = EDGES[DENOISER]
+        for place, low in enumerate(edges):
+            high = (*edges, 1.0)[place + 1]
             row: dict[str, list[float]] = {}
             for each in found:
-                bins = np.searchsorted(EDGES, np.minimum(each.similarity, 1.0), side="right") - 1
+                bins = np.searchsorted(edges, np.minimum(each.similarity[DENOISER], 1.0), side="right") - 1
                 inside = getattr(each, name)[bins == place]
                 for step in range(STEPS + 1) if len(inside) else ():
                     row.setdefault(str(step), []).append(float(inside[:, step].mean()))
@@ -119,7 +133,7 @@ def sheets(studio: Studio, request: Request) -> list[str]:
         rungs = ladder(studio, [couple] * 3, [7, 8, 9])
         images = [image for rung in rungs for image in studio.pictures([rung[step] for step in SHEET_STEPS])]
         contact_sheet(images, columns=len(SHEET_STEPS), scale=3).save(path)
-        similarity = float(studio.embedding(couple[0]) @ studio.embedding(couple[1]))
+        similarity = float(studio.embedding(couple[0], DENOISER) @ studio.embedding(couple[1], DENOISER))
         columns = ", ".join(map(str, SHEET_STEPS))
         said.append(
             f"{path}: CDDAA Fig. {figure}: '{couple[1].prompt}' after k = {columns} of {STEPS} "

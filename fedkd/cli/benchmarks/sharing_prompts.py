@@ -16,7 +16,7 @@ TEMPLATES = (
     "a {digit} in {ink} on a {background} background",
 )
 KNOWN = DIGITS[:7]  # what the shipped base model can draw
-KINDS = ("same", "paraphrase", "digit", "ink", "background", "ink and background", "all different")
+KINDS = ("paraphrase", "digit", "ink", "background", "ink and background", "all different")
 ZIPF = 1.0  # exponent: the r-th most popular caption is asked for 1/r as often as the first
 CATALOGUE = 60  # captions
 PARAPHRASED, SWAPPED = 0.3, 0.2  # of the requests
@@ -64,6 +64,11 @@ def changed(wanted: Wanted, kind: str, rng: random.Random) -> Wanted:
     if kind in ("background", "ink and background", "all different"):
         wanted = replace(wanted, background=other(colours, wanted.ink, wanted.background))
     return wanted
+
+
+def in_other_words(wanted: Wanted, share: float, rng: random.Random) -> Wanted:
+    """`wanted`, with the probability `share` in words that may be any of TEMPLATES."""
+    return replace(wanted, words=rng.randrange(len(TEMPLATES))) if rng.random() < share else wanted
 
 
 def stream(count: int, seed: int) -> list[Wanted]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -12,12 +13,10 @@ from fedkd.cli.benchmarks.sharing_prompts import Wanted, stream
 from fedkd.cli.benchmarks.sharing_studio import STEPS, Studio, likeness
 from fedkd.inference.denoiser import Job
 from fedkd.inference.latent_cache import LatentCache, Way
-from fedkd.planning.sharing import SimilarityGraph
+from fedkd.inference.prompt_embedding import DENOISER
 from fedkd.planning.sharing_policy import SharingPolicy
 
-WINDOW = 16  # requests that are at the edge at the same time
-GROUP = 8
-CACHE_BYTES = 4 << 20
+CACHE_BYTES = 64 << 20  # as an edge has it by default
 WAY = Way("tiny-sd", "any")
 
 
@@ -28,69 +27,34 @@ class Served:
     wanted: list[Wanted]
     jobs: list[Job]
     shared: list[int]
-
-
-@dataclass
-class Run:
-    """A picture that is drawn and the members that fork off it, with their steps; `taken` as the cache has it."""
-
-    leader: int
-    taken: set[str]
-    members: dict[int, int] = field(default_factory=dict)
-    kept: dict[int, Job] = field(default_factory=dict)
+    probes: int = 0  # steps that were run to tell what prompts mean
 
 
 def serve(studio: Studio, asked: Sequence[Wanted], seed: int, policy: SharingPolicy) -> tuple[Served, list[Job]]:
-    """The stream under the policy, groups in each window and the cache between; and all jobs that leaders left.
+    """The stream under the policy, one request after another, and all that they left for each other.
 
-    As at an edge, no prompt gets a second picture of one run, since that would be the same picture: whoever is left
-    over leads a group of its own.
+    As at an edge: each forks off the farthest that anybody of similar words has left, and leaves its own steps from
+    there on. Requests at the same time would wait for each other's steps, which comes to the same.
     """
-    cache, left = LatentCache(CACHE_BYTES), list[Job]()
-    jobs: dict[int, Job] = {}
-    for begin in range(0, len(asked), WINDOW):
-        waiting = []
-        for place in range(begin, min(begin + WINDOW, len(asked))):
-            wanted = asked[place]
-            hit = cache.find(WAY, studio.embedding(wanted), policy.steps, STEPS, words=wanted.prompt)
-            if hit is not None:
-                jobs[place] = studio.forked(hit.job, wanted)
-            else:
-                waiting.append(place)
-        runs, again = list[Run](), list[int]()
-        while waiting:
-            graph = SimilarityGraph[int](max(-1.0, min(1.0, policy.floor)))
-            for place in waiting:
-                graph.add(place, studio.embedding(asked[place]))
-            for group in graph.groups(GROUP):
-                run = Run(group.leader, {asked[group.leader].prompt})
-                runs.append(run)
-                for member, similarity in zip(group.members[1:], group.similarity[1:], strict=True):
-                    step = policy.steps(similarity)  # within the floor, but in a bin that may share nothing: 0
-                    if asked[member].prompt in run.taken or not step:
-                        again.append(member)
-                    else:
-                        run.taken.add(asked[member].prompt)
-                        run.members[member] = step
-            waiting, again = again, []
-        leaders = [studio.job(asked[run.leader], 100_000 * (seed + 1) + run.leader) for run in runs]
+    cache, left, jobs, shared = LatentCache(CACHE_BYTES), list[Job](), list[Job](), list[int]()
+    by = policy.profile.embedding
+    for place, wanted in enumerate(asked):
+        embedding = studio.embedding(wanted, by)
+        hit = cache.find(WAY, embedding, policy.steps, STEPS, words=wanted.prompt)
+        job = studio.forked(hit.job, wanted) if hit else studio.job(wanted, 100_000 * (seed + 1) + place)
+        taken = hit.taken if hit else {wanted.prompt}
+        jobs.append(job)
+        shared.append(job.step)
 
-        def keep(which: int, job: Job, runs: Sequence[Run] = runs) -> None:
+        def leave(_: int, job: Job, wanted: Wanted = wanted, embedding: Any = embedding, taken: Any = taken) -> None:
             if job.step in policy.forks:
-                run = runs[which]
-                run.kept[job.step] = studio.forked(job, asked[run.leader])
-                left.append(run.kept[job.step])
-                cache.put(WAY, studio.embedding(asked[run.leader]), run.kept[job.step], run.taken)
+                left.append(studio.forked(job, wanted))
+                cache.put(WAY, embedding, left[-1], taken)
 
-        studio.finish(leaders, keep)
-        for run, leader in zip(runs, leaders, strict=True):
-            jobs[run.leader] = leader
-            for member, step in run.members.items():
-                jobs[member] = studio.forked(run.kept[step], asked[member])
-    made = [jobs[place] for place in range(len(asked))]
-    shared = [0 if job.step == job.total else job.step for job in made]
-    studio.finish(made)
-    return Served(list(asked), made, shared), left
+        studio.finish([job], leave)
+    # one of each prompt, when it is asked for the first time, and one of the empty prompt
+    probes = 1 + len({wanted.prompt for wanted in asked}) if by == DENOISER else 0
+    return Served(list(asked), jobs, shared, probes), left
 
 
 def at_random(studio: Studio, like: Served, left: Sequence[Job], seed: int) -> Served:
@@ -115,7 +79,7 @@ def figures(studio: Studio, served: Served) -> dict[str, float]:
     right, could = studio.right(images, served.wanted), studio.right(expected, served.wanted)
     psnr, ssim = likeness(images, expected)
     return {
-        "steps saved": sum(served.shared) / (STEPS * len(served.jobs)),
+        "steps saved": (sum(served.shared) - served.probes) / (STEPS * len(served.jobs)),
         "pictures that share": len(begun) / len(served.jobs),
         "accuracy": float(right.mean()),
         "accuracy alone": float(could.mean()),
@@ -133,12 +97,13 @@ def unshared(studio: Studio, asked: Sequence[Wanted], seed: int) -> dict[str, fl
     return {"steps saved": 0.0, "pictures that share": 0.0, "accuracy": accuracy, "accuracy lost": 0.0}
 
 
-def compared(studio: Studio, count: int, seed: int, policy: SharingPolicy) -> dict[str, dict[str, float]]:
-    """All three ways to serve one stream of `count` requests."""
+def compared(studio: Studio, count: int, seed: int, policies: dict[str, SharingPolicy]) -> dict[str, dict[str, float]]:
+    """All ways to serve one stream of `count` requests; meaning is ignored in as many steps as the first policy's."""
     asked = stream(count, seed)
-    served, left = serve(studio, asked, seed, policy)
-    return {
-        "unshared": unshared(studio, asked, seed),
-        "learned policy": figures(studio, served),
-        "random groups, same steps": figures(studio, at_random(studio, served, left, seed)),
-    }
+    found = {"unshared": unshared(studio, asked, seed)}
+    for place, (name, policy) in enumerate(policies.items()):
+        served, left = serve(studio, asked, seed, policy)
+        found[name] = figures(studio, served)
+        if not place:
+            found["random groups, same steps"] = figures(studio, at_random(studio, served, left, seed))
+    return found

@@ -12,7 +12,8 @@ from PIL import Image
 
 from fedkd.cli.benchmarks.sharing_prompts import Wanted
 from fedkd.inference.denoiser import Job, decode, encode, settle, start
-from fedkd.inference.prompt_embedding import text_encoder_embedding
+from fedkd.inference.prompt_embedding import DENOISER, TEXT_ENCODER, text_encoder_embedding
+from fedkd.inference.prompt_probe import answer, probe
 from fedkd.inference.row_batch import noise_of
 from fedkd.inference.shared_steps import fork
 from fedkd.planning.sharing import unit
@@ -23,7 +24,7 @@ MOST_DB = 60.0  # the PSNR that equal pictures count with
 
 
 class Studio:
-    """The shipped model and its judge; `ran` counts the steps of pictures so far."""
+    """The shipped model and its judge."""
 
     def __init__(self) -> None:
         from fedkd.evaluation.accuracy import judge
@@ -34,8 +35,8 @@ class Studio:
         self.pipe: Any = load_pipeline(folder, device="cpu", dtype="float32", scheduler=SCHEDULER)
         self.judge = judge("reference-classifier")
         self.digest = model_digest(component_files(Path(folder)))
-        self.ran = 0
         self._conditions: dict[str, Any] = {}
+        self._answers: dict[str, Any] = {}
 
     def conditions(self, wanted: Wanted) -> Any:
         """The conditions of a prompt, encoded once."""
@@ -43,9 +44,16 @@ class Studio:
             self._conditions[wanted.prompt] = encode(self.pipe, wanted.prompt, GUIDANCE)
         return self._conditions[wanted.prompt]
 
-    def embedding(self, wanted: Wanted) -> Any:
-        """The prompt's direction (d,), as an edge sees it."""
-        return unit(text_encoder_embedding(self.conditions(wanted)))
+    def embedding(self, wanted: Wanted, by: str) -> Any:
+        """The prompt's direction (d,), as an edge sees it by its DENOISER or TEXT_ENCODER."""
+        if by == TEXT_ENCODER:
+            return unit(text_encoder_embedding(self.conditions(wanted)))
+        assert by == DENOISER
+        if wanted.prompt not in self._answers:
+            job = self.job(wanted, 0)
+            stepped = [self._step(probe(job, blank=blank)) for blank in (False, True)]
+            self._answers[wanted.prompt] = unit(answer(*stepped))
+        return self._answers[wanted.prompt]
 
     def job(self, wanted: Wanted, seed: int) -> Job:
         """A picture before its first step."""
@@ -55,6 +63,10 @@ class Studio:
     def forked(self, job: Job, wanted: Wanted) -> Job:
         """Another prompt's picture from where `job` stands."""
         return fork(job, self.conditions(wanted))
+
+    def _step(self, job: Job) -> Job:
+        settle(job, noise_of(self.pipe.unet, [job], [""])[0])
+        return job
 
     def finish(self, jobs: Sequence[Job], on_step: Callable[[int, Job], None] | None = None) -> None:
         """All jobs to their end, wherever they stand; `on_step(place, job)` after each step."""
@@ -66,7 +78,6 @@ class Studio:
                     settle(job, noise)
                     if on_step:
                         on_step(place, job)
-                self.ran += len(active)
 
     def pictures(self, jobs: Sequence[Job]) -> list[Image.Image]:
         """The finished jobs' pictures."""
