@@ -103,8 +103,8 @@ def serve(
         list[str] | None,
         typer.Option(
             metavar="[KIND=]CONTROLNET",
-            help="A shipped ControlNet's name, a folder or hub id, by which conditions of a KIND (canny, soft-edge, depth, "
-            "seg) steer the models it was made for. May be given again, once a kind. Default: the recipe's.",
+            help="A shipped ControlNet's name, a folder or hub id, by which conditions of a KIND (canny, soft-edge, "
+            "depth, seg) steer the models it was made for. May be given again, once a kind. Default: the recipe's.",
         ),
     ] = None,
     threads: Annotated[int, typer.Option(min=0, help="torch threads; 0 leaves the choice to torch.")] = 0,
