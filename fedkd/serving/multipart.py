@@ -1,15 +1,18 @@
-"""A body of multipart/form-data (RFC 7578), which OpenAI's clients send with a picture: its fields and files."""
+"""A form (multipart/form-data), which OpenAI's clients send with a picture: its fields and files."""
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
-from email.message import Message
-from email.parser import BytesParser
+
+from fastapi import Request
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
 
 from fedkd.serving.errors import EdgeFault
 
-MAX_PARTS = 64
-MAX_HEADER_BYTES, MAX_TEXT_BYTES = 4096, 65_536
+MAX_FILES, MAX_TEXTS = 16, 64
+MAX_TEXT_BYTES = 65_536
 
 
 @dataclass(frozen=True)
@@ -28,36 +31,33 @@ class Form:
         return found[0] if found else None
 
 
-def read_form(content_type: str, body: bytes) -> Form:
-    """The fields of `body`, which is in memory and bounded already; EdgeFault 400 where it is no such form."""
-    told = Message()
-    told["Content-Type"] = content_type
-    boundary = told.get_boundary() if told.get_content_type() == "multipart/form-data" else None
-    if not boundary or len(boundary) > 200:
-        raise _malformed("its Content-Type is not multipart/form-data with a boundary")
-    mark = b"\r\n--" + boundary.encode("utf-8", "surrogateescape")
-    pieces = (b"\r\n" + body).split(mark, MAX_PARTS + 1)
-    if len(pieces) < 2 or not pieces[-1].startswith(b"--"):
-        raise _malformed(f"it has no end, or more than {MAX_PARTS} parts")
+async def read_form(request: Request) -> Form:
+    """The fields of a request, whose body is bounded already; EdgeFault 400 where it is no such form."""
+    if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+        raise _malformed("its Content-Type is not multipart/form-data")
+    body = await request.body()
+    if not body.rstrip().endswith(b"--"):  # the parser would take what there is for all
+        raise _malformed("it has no end")
+
+    async def whole() -> AsyncGenerator[bytes, None]:
+        yield body
+
+    parser = MultiPartParser(
+        request.headers, whole(), max_files=MAX_FILES, max_fields=MAX_TEXTS, max_part_size=MAX_TEXT_BYTES
+    )
+    parser.spool_max_size = len(body)  # it is in memory already
+    try:
+        found = await parser.parse()
+    except (MultiPartException, ValueError) as error:  # ValueError: what python-multipart itself finds wrong
+        raise _malformed(getattr(error, "message", str(error))) from error
     texts: dict[str, str] = {}
     files: list[tuple[str, bytes]] = []
-    for piece in pieces[1:-1]:
-        head, gap, content = piece.partition(b"\r\n\r\n")
-        if not gap or len(head) > MAX_HEADER_BYTES or not head.startswith(b"\r\n"):
-            raise _malformed("a part of it has no headers")
-        headers = BytesParser().parsebytes(head[2:] + b"\r\n\r\n", headersonly=True)
-        name = headers.get_param("name", header="content-disposition")
-        if not isinstance(name, str) or not name:
-            raise _malformed("a part of it has no name")
-        if headers.get_filename() is not None:
-            files.append((name.removesuffix("[]"), content))
-        elif len(content) > MAX_TEXT_BYTES:
-            raise _malformed(f"{name[:60]} has {len(content):,} bytes of text")
+    for name, value in found.multi_items():
+        if isinstance(value, UploadFile):
+            files.append((name.removesuffix("[]"), await value.read()))
         else:
-            try:
-                texts[name] = content.decode("utf-8")
-            except UnicodeDecodeError as error:
-                raise _malformed(f"{name[:60]} is no text; send a picture as a file") from error
+            texts[name] = value
+    await found.close()
     return Form(texts, files)
 
 

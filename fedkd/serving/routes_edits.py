@@ -53,7 +53,7 @@ def edit_routes(models: EdgeModels, engine: Engine, metrics: EdgeMetrics) -> API
     )
     async def edit(request: Request) -> Response:
         began = time.perf_counter()
-        form = read_form(request.headers.get("content-type", ""), await request.body())
+        form = await read_form(request)
         asked, image = _asked(form), form.file("image")
         if image is None:
             raise EdgeFault(400, "image is missing; send the picture as a file", param="image", code="missing_image")

@@ -27,6 +27,7 @@ from fedkd.serving.split_request import Condition
 from tests.serving.running import error_of, running
 
 T, SIZE = 4, (32, 32)
+FORM = "multipart/form-data; boundary=x"
 PROMPT = "a red seven"
 
 
@@ -194,8 +195,14 @@ def test_what_cannot_be_is_one_error_in_openais_form(http: httpx.Client) -> None
          "too_many_images"),
         (edit(http, files={"image": ("a.png", source), "mask": ("m.png", source)}), 400, "mask", "unsupported"),
         (http.post("/v1/images/edits", json={"prompt": PROMPT}), 400, None, "malformed_form"),
-        (http.post("/v1/images/edits", content=b"--x\r\n", headers={"Content-Type": "multipart/form-data; boundary=x"}),
-         400, None, "malformed_form"),
+        (edit(http, source, prompt="a" * 70_000), 400, None, "malformed_form"),
+        (http.post("/v1/images/edits", content=b"--x\r\n\r\n--x--", headers={"Content-Type": FORM}), 400, None,
+         "malformed_form"),
+        (http.post("/v1/images/edits", content=b"junk--", headers={"Content-Type": FORM}), 400, None, "malformed_form"),
+        (http.post("/v1/images/edits", content=b"--", headers={"Content-Type": "multipart/form-data"}), 400, None,
+         "malformed_form"),
+        (http.post("/v1/images/edits", content=b"--x\r\n", headers={"Content-Type": FORM}), 400, None,
+         "malformed_form"),
     ]:  # fmt: skip
         error = error_of(answer)
         assert (answer.status_code, error["param"], error["code"]) == (status, param, code), error
