@@ -134,8 +134,10 @@ def measured(
 class SharingPolicy:
     """The most steps that a similarity may share at `allowed_loss` (a share of pictures, 0.01: one point).
 
-    A bin counts with `certainty` standard errors on top of its mean, and not at all below `least_pairs` pairs; what
-    more steps lose cannot be less than what fewer do. PlanningError for a loss outside 0..1.
+    A bin counts with `certainty` standard errors on top of its mean, and not at all below `least_pairs` pairs. What
+    more steps lose cannot be less than what fewer do. More similar prompts should not lose more than less similar ones:
+    a bin whose own mean loss is within bounds may be judged together with the ones below it. PlanningError for a loss
+    outside 0..1.
     """
 
     profile: SharingProfile
@@ -153,9 +155,24 @@ class SharingPolicy:
     def table(self) -> tuple[int, ...]:
         """(B,) steps that each bin of the profile may share; 0 for none."""
         profile = self.profile
-        worst = np.maximum.accumulate(profile.loss + self.certainty * profile.error, axis=1)
-        may = (worst <= self.allowed_loss) & np.logical_and.accumulate(profile.count >= self.least_pairs, axis=1)
+        bounds = np.full(profile.loss.shape, np.inf)
+        for first in range(len(bounds)):
+            for last in range(first, len(bounds)):
+                bounds[last] = np.minimum(bounds[last], self._bound(slice(first, last + 1)))
+        bounds = np.maximum(np.minimum.accumulate(bounds, axis=0), profile.loss)
+        may = np.maximum.accumulate(bounds, axis=1) <= self.allowed_loss
         return tuple(profile.steps[int(row.sum()) - 1] if row.any() else 0 for row in may)
+
+    def _bound(self, bins: slice) -> Array:
+        """(K,) what the pairs of neighbouring bins lose together, `certainty` standard errors on top."""
+        profile = self.profile
+        loss, error, count = profile.loss[bins], profile.error[bins], profile.count[bins]
+        total = count.sum(0)
+        shares = count / np.maximum(total, 1)
+        mean = (shares * loss).sum(0)
+        spread = (shares * (error**2 * count + (loss - mean) ** 2)).sum(0)  # the variance of a pair
+        bound = mean + self.certainty * np.sqrt(spread / np.maximum(total, 1))
+        return np.where(total >= self.least_pairs, bound, np.inf)
 
     @property
     def floor(self) -> float:

@@ -121,6 +121,14 @@ def test_uncertain_bins_and_bins_of_few_pairs_share_nothing() -> None:
         SharingPolicy(harmless, 2.0)
 
 
+def test_a_bin_of_few_pairs_is_judged_with_the_ones_below_unless_its_own_say_otherwise() -> None:
+    count, error = np.array([[100.0] * 3, [100.0] * 3]), np.array([[0.008] * 3, [0.015] * 3])
+    alike = replace(profile([[0.0, 0.0, 0.05], [0.0, 0.0, 0.0]]), count=count, error=error)
+    assert SharingPolicy(replace(alike, loss=np.array([[0.5] * 3, [0.0] * 3]))).table == (0, 0)  # too uncertain alone
+    assert SharingPolicy(alike).table == (alike.steps[1], alike.steps[1])  # as certain as both together
+    assert SharingPolicy(replace(alike, loss=np.array([[0.0] * 3, [0.0, 0.02, 0.02]]))).table[1] == alike.steps[0]
+
+
 def test_a_group_shares_what_its_least_similar_member_may() -> None:
     policy = SharingPolicy(profile([[0.0, 0.1, 0.1], [0.0, 0.0, 0.0]]))
     assert policy.group_steps([1.0, 0.95]) == 6 and policy.group_steps([1.0, 0.95, 0.6]) == 2

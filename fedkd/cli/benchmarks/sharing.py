@@ -1,6 +1,6 @@
 """`fedkd bench sharing`: denoising steps that similar prompts share, what they save and what they cost (CDDAA).
 
-The policy learns from pairs of prompts, and is judged on streams of requests that it has not seen.
+The policy learns from pairs of prompts, which are kept, and is judged on streams of requests that it has not seen.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def _run(request: Request) -> Result:
     seeds = list(SEEDS[:1] if quick else SEEDS)
     curves = []
     for seed in seeds:
-        curves.append(sharing_curves.curves(studio, size["pairs"], seed))
+        curves.append(sharing_curves.kept(studio, size["pairs"], seed, request.out))
         request.say(f"pairs, seed {seed}: drawn in every number of shared steps")
     request.out.mkdir(parents=True, exist_ok=True)
     path = request.out / "sharing-profile.json"

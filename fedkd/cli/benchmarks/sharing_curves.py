@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +15,15 @@ import numpy as np
 
 from fedkd.cli.benchmarks.request import Request
 from fedkd.cli.benchmarks.result import Rows, Table
-from fedkd.cli.benchmarks.sharing_prompts import KINDS, PARAPHRASED, Wanted, any_wanted, changed, in_other_words
+from fedkd.cli.benchmarks.sharing_prompts import (
+    KINDS,
+    PARAPHRASED,
+    TEMPLATES,
+    Wanted,
+    any_wanted,
+    changed,
+    in_other_words,
+)
 from fedkd.cli.benchmarks.sharing_studio import GUIDANCE, SCHEDULER, STEPS, Studio, likeness
 from fedkd.inference.denoiser import Job
 from fedkd.inference.prompt_embedding import DENOISER, TEXT_ENCODER
@@ -78,6 +89,21 @@ def curves(studio: Studio, count: int, seed: int) -> Curves:
         for by in EDGES
     }
     return Curves(similarity, *(np.stack(each, axis=1) for each in (lost, psnr, ssim)))
+
+
+def kept(studio: Studio, count: int, seed: int, out: Path) -> Curves:
+    """`curves`, or what an earlier call of this benchmark has drawn of the same pairs."""
+    identity = json.dumps([studio.digest, count, seed, STEPS, GUIDANCE, SCHEDULER, KINDS, TEMPLATES, PARAPHRASED])
+    path = out / "sharing" / f"{hashlib.sha256(identity.encode()).hexdigest()[:12]}.npz"
+    if path.is_file():
+        facts = dict(np.load(path, allow_pickle=False))
+        return Curves({by: facts.pop(by) for by in EDGES}, **facts)
+    made = curves(studio, count, seed)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part.npz")
+    np.savez(part, **made.similarity, lost=made.lost, psnr=made.psnr, ssim=made.ssim)
+    os.replace(part, path)
+    return made
 
 
 def profile_of(found: Sequence[Curves], studio: Studio, by: str) -> SharingProfile:
