@@ -89,7 +89,7 @@ def gather(sets: Iterable[bytes], path: Path) -> Dataset:
 
 def _table(data: bytes, max_pictures: int | None) -> pa.Table:
     try:
-        file = pq.ParquetFile(io.BytesIO(data))
+        file = pq.ParquetFile(io.BytesIO(data), read_dictionary=["image"])
         version, names = (file.schema_arrow.metadata or {}).get(b"fedkd.schema"), file.schema_arrow.names
     except Exception as error:
         raise PackError(f"the set is not Parquet: {error}") from error
@@ -100,7 +100,7 @@ def _table(data: bytes, max_pictures: int | None) -> pa.Table:
     if max_pictures is not None and file.metadata.num_rows > max_pictures:
         raise PackError(f"the set has {file.metadata.num_rows} pictures, more than the {max_pictures} allowed")
     try:
-        return pq.read_table(io.BytesIO(data), columns=list(COLUMNS), read_dictionary=["image"])
+        return file.read(columns=list(COLUMNS), use_threads=False)
     except Exception as error:
         raise PackError(f"the set is not Parquet: {error}") from error
 
