@@ -89,17 +89,18 @@ def gather(sets: Iterable[bytes], path: Path) -> Dataset:
 
 def _table(data: bytes, max_pictures: int | None) -> pa.Table:
     try:
-        file = pq.ParquetFile(io.BytesIO(data), read_dictionary=["image"])
-        version, names = (file.schema_arrow.metadata or {}).get(b"fedkd.schema"), file.schema_arrow.names
+        about = pq.read_metadata(io.BytesIO(data))
+        version, names = (about.metadata or {}).get(b"fedkd.schema"), about.schema.names
     except Exception as error:
         raise PackError(f"the set is not Parquet: {error}") from error
     if version != SCHEMA_VERSION:
         raise PackError(f"the set has schema version {version!r}; this fedkd reads {SCHEMA_VERSION!r}")
     if not set(COLUMNS) <= set(names):
         raise PackError(f"the set has columns {names}; it needs {', '.join(COLUMNS)}")
-    if max_pictures is not None and file.metadata.num_rows > max_pictures:
-        raise PackError(f"the set has {file.metadata.num_rows} pictures, more than the {max_pictures} allowed")
+    if max_pictures is not None and about.num_rows > max_pictures:
+        raise PackError(f"the set has {about.num_rows} pictures, more than the {max_pictures} allowed")
     try:
+        file = pq.ParquetFile(io.BytesIO(data), metadata=about, read_dictionary=["image"])
         return file.read(columns=list(COLUMNS), use_threads=False)
     except Exception as error:
         raise PackError(f"the set is not Parquet: {error}") from error
