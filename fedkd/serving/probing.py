@@ -33,7 +33,7 @@ class Answers:
 
         async def asked() -> Any:
             blank = [self._once(way, stepped(blank=True))] if job.rows == 2 else []
-            return answer(*await asyncio.gather(stepped(blank=False), *blank))
+            return await asyncio.to_thread(answer, *await asyncio.gather(stepped(blank=False), *blank))
 
         async def stepped(*, blank: bool) -> Job:
             made = probe(job, blank=blank)

@@ -173,7 +173,7 @@ class Sharing:
         if wish.exact or job.step or not fits or not self._forks or wish.until < self._forks[0]:
             return None
         conditions = job.conditions or {}
-        words = words_of(conditions)
+        words = await asyncio.to_thread(words_of, conditions)  # on a GPU it waits for the forward in hand
         if self._embed is None:
             vector = await self._answers.of(served, job, words, one_step)
         else:
