@@ -27,7 +27,8 @@ from fedkd.distillation.student import install_student, is_full
 from fedkd.distillation.teachers import BASE
 from fedkd.evaluation.accuracy import evaluate
 from fedkd.models.adapter import AdapterError, adapter_config, check_adapter, diffusers_lora_bytes
-from fedkd.models.pipeline import denoiser_of, load_pipeline, named_scheduler, resolve_model, save_pipeline
+from fedkd.models.pipeline import denoiser_of, load_pipeline, named_scheduler, save_pipeline
+from fedkd.models.source import resolve_model
 from fedkd.models.updates import largest_share, update_of
 from fedkd.recipe import Recipe, recipe_digest, with_sampling
 from server.state import RunState, seed_of

@@ -120,7 +120,7 @@ class FlowerRun:
 
 def environment(home: Path, recipe: Recipe, token: str = "") -> dict[str, str]:
     """The child's environment: a home of its own, quiet, offline where the recipe needs no hub, the nodes' token."""
-    from fedkd.models.pipeline import resolve_model
+    from fedkd.models.source import resolve_model
 
     env = {**os.environ, **QUIET}
     if token:

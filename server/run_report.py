@@ -11,7 +11,6 @@ from typing import Any
 from fedkd.evaluation.report import write_report
 from fedkd.recipe import Recipe, RecipeError, load_recipe, registry_dir
 from server.events import under_way
-from server.showcase import before_and_after
 from server.state import PHASES, RunState
 from server.summary import compose
 
@@ -63,6 +62,7 @@ def pictures(recipe: Recipe, run: Path, registry: Path, student: str) -> list[di
     """Base and student at the same prompts and seeds; [] when one of them is not in the registry any more."""
     from fedkd.checkpoints.manifest import CheckpointError
     from fedkd.checkpoints.registry import Registry
+    from server.showcase import before_and_after  # torch and diffusers: most reports are written without
 
     store, base = Registry(registry), (RunState(run).finished(0, "base") or {})["checkpoint"]
     try:

@@ -156,7 +156,7 @@ def resolver(recipe: Recipe) -> Any:
     """A function from a checkpoint's text (shipped name, folder, registry NAME:VERSION, hub id) to where it is."""
     from fedkd.checkpoints.manifest import CheckpointError
     from fedkd.checkpoints.registry import Registry
-    from fedkd.models.pipeline import resolve_model
+    from fedkd.models.source import resolve_model
     from fedkd.recipe import registry_dir
 
     registry = Registry(registry_dir(recipe))

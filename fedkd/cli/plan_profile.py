@@ -85,7 +85,8 @@ def measured(
 
     from fedkd.inference.timing import measured_seconds
     from fedkd.models.flops import model_cost
-    from fedkd.models.pipeline import load_pipeline, resolve_model
+    from fedkd.models.pipeline import load_pipeline
+    from fedkd.models.source import resolve_model
     from fedkd.planning.machines import Device, Link, PlanningError, Timings
     from fedkd.planning.profiles import Profile
 

@@ -164,7 +164,7 @@ def cost_of(name: str) -> ModelCost:
     if name in KNOWN:
         return KNOWN[name]
     from fedkd.models.architecture import counted_cost
-    from fedkd.models.pipeline import ModelError
+    from fedkd.models.source import ModelError
 
     try:
         return ModelCost(**counted_cost(name))

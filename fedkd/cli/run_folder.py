@@ -49,7 +49,7 @@ def begun(name: str, overrides: list[str], verb: str = "simulate") -> tuple[Reci
     recipe = load_recipe(name, overrides)
     check_kind(recipe, name, verb)
     recipe = anchored(recipe)
-    from fedkd.models.pipeline import resolve_model  # heavy: after the mistakes that cost nothing to find
+    from fedkd.models.source import resolve_model
 
     resolve_model(recipe.model.path)
     if recipe.data.source == "folder":

@@ -238,7 +238,7 @@ def _models(wanted: list[str], resolved: Recipe, url: str, url_token: str) -> di
 def _local(wanted: str, resolved: Recipe, policy: TrustPolicy) -> tuple[str, Source]:
     """The name to serve under, and the source, of a checkpoint on this machine or a hub's."""
     from fedkd.checkpoints.registry import Registry
-    from fedkd.models.pipeline import SHIPPED
+    from fedkd.models.source import SHIPPED
     from fedkd.recipe import registry_dir
     from fedkd.serving.sources import FolderSource, RegistrySource
 

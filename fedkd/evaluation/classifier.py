@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from fedkd.models.latents import to_pixels
-from fedkd.models.pipeline import SHIPPED
+from fedkd.models.source import SHIPPED
 
 
 class ClassifierError(ValueError):

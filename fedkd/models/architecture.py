@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from fedkd.models.flops import model_cost
-from fedkd.models.pipeline import ModelError, resolve_model
+from fedkd.models.source import ModelError, resolve_model
 
 Configurations = dict[str, tuple[str, dict[str, Any]]]
 DENOISERS = ("unet", "transformer")

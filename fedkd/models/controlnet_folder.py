@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from diffusers import ControlNetModel
 
-from fedkd.models.pipeline import DTYPES, LOADING, SHIPPED, ModelError
+from fedkd.models.pipeline import DTYPES, LOADING
+from fedkd.models.source import SHIPPED, ModelError
 
 FACTS = "condition.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"

@@ -19,6 +19,8 @@ import torch
 import transformers.utils.logging
 from diffusers import DiffusionPipeline
 
+from fedkd.models.source import ModelError, resolve_model
+
 
 class _WithoutTorchvision(logging.Filter):
     """Drops transformers' notices that image processors fall back without torchvision; nothing else."""
@@ -33,33 +35,12 @@ transformers.utils.logging.disable_progress_bar()
 for _name in ("transformers", "transformers.utils.import_utils", "transformers.models.auto"):
     logging.getLogger(_name).addFilter(_WithoutTorchvision())
 
-SHIPPED = Path(__file__).resolve().parents[2] / "checkpoints"
 DTYPES: dict[str, torch.dtype] = {
     "float32": torch.float32,
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
 }
 LOADING = threading.RLock()  # diffusers loads by way of global state: two threads at once get empty weights
-
-
-class ModelError(ValueError):
-    """A model folder or hub id that cannot be loaded."""
-
-
-def resolve_model(path: str) -> str:
-    """An absolute folder for a shipped name ('tiny-sd') or a local folder; a hub id stays as it is."""
-    if not path:
-        raise ModelError("model.path is empty; give 'tiny-sd', a diffusers folder or a hub id")
-    if (SHIPPED / path / "model_index.json").is_file():
-        return str(SHIPPED / path)
-    folder = Path(path).expanduser()
-    if folder.is_dir():
-        if not (folder / "model_index.json").is_file():
-            raise ModelError(f"model.path={path} has no model_index.json; give a diffusers pipeline folder")
-        return str(folder.resolve())
-    if path.count("/") == 1 and not path.startswith((".", "/", "~")):
-        return path
-    raise ModelError(f"model.path={path} does not exist; give 'tiny-sd', a diffusers folder or a hub id 'owner/name'")
 
 
 def load_pipeline(

@@ -19,7 +19,7 @@ from fedkd.data.condition_maps import EXTRACTORS, KINDS
 from fedkd.data.source_image import SourceError, fitted, read_source
 from fedkd.models.control import ControlledUNet, control_pixels
 from fedkd.models.controlnet_folder import FACTS, ControlNetFolder, Unfit, find_controlnet, load_controlnet
-from fedkd.models.pipeline import ModelError
+from fedkd.models.source import ModelError
 from fedkd.serving.components import ComponentFile, file_digest, model_digest
 from fedkd.serving.errors import EdgeFault
 

@@ -12,7 +12,8 @@ import torch
 
 from fedkd.models.control import ControlledUNet
 from fedkd.models.controlnet_folder import ControlNetFolder, load_controlnet
-from fedkd.models.pipeline import DTYPES, LOADING, ModelError
+from fedkd.models.pipeline import DTYPES, LOADING
+from fedkd.models.source import ModelError
 from fedkd.serving.fallback import DeviceCannot
 from fedkd.serving.fetch import FetchError, fetch_blob, fetch_component, files_of
 from fedkd.serving.protocol import Steps, Work

@@ -20,7 +20,8 @@ from fedkd.inference.denoiser import encode
 from fedkd.inference.schedulers import scheduler_class
 from fedkd.inference.step_engine import StepEngine
 from fedkd.models.controlnet_folder import find_controlnet
-from fedkd.models.pipeline import ModelError, denoiser_of, load_pipeline
+from fedkd.models.pipeline import denoiser_of, load_pipeline
+from fedkd.models.source import ModelError
 from fedkd.serving.components import ComponentFile, component_files, model_digest
 from fedkd.serving.controls import controls_for
 from fedkd.serving.errors import EdgeFault

@@ -17,7 +17,7 @@ from fedkd.checkpoints.registry import ALIASES, Registry
 from fedkd.checkpoints.remotes import open_remote
 from fedkd.checkpoints.signing import TrustPolicy, verify
 from fedkd.checkpoints.transfer import find, pull
-from fedkd.models.pipeline import resolve_model
+from fedkd.models.source import resolve_model
 
 log = logging.getLogger("fedkd.serving")
 

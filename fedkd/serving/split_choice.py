@@ -13,7 +13,8 @@ from fedkd.inference.schedulers import SchedulerError, fresh
 from fedkd.models.architecture import without_weights
 from fedkd.models.conditioning import predict
 from fedkd.models.flops import conditions_for, denoiser_flop, latent_shape, model_cost
-from fedkd.models.pipeline import DTYPES, ModelError
+from fedkd.models.pipeline import DTYPES
+from fedkd.models.source import ModelError
 from fedkd.planning.split import Split, best_split
 from fedkd.planning.system import ORDERS, Device, EdgeQueue, ModelCost
 from fedkd.serving.device_model import DENOISERS, part_of

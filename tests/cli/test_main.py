@@ -38,12 +38,21 @@ def all_commands() -> list[list[str]]:
     return walk(typer.main.get_command(app), [])
 
 
-def test_help_imports_nothing_heavy():
+BEFORE_FLOWER = "fedkd.models.source, fedkd.cli.carry_out, fedkd.cli.live, server.simulation, server.deployment"
+BEFORE_FLOWER += ", server.run_report"
+
+
+@pytest.mark.parametrize(
+    ("modules", "heavy"),
+    [("fedkd.cli.main", HEAVY), (BEFORE_FLOWER, HEAVY[:6])],
+    ids=["help", "before Flower starts"],
+)
+def test_nothing_heavy_is_imported_before_it_is_needed(modules, heavy):
     found = subprocess.run(
-        [sys.executable, "-c", "import fedkd.cli.main, sys; print(*sys.modules)"],
+        [sys.executable, "-c", f"import {modules}, sys; print(*sys.modules)"],
         capture_output=True, text=True, cwd=ROOT, check=True,
     )  # fmt: skip
-    assert not set(HEAVY) & set(found.stdout.split())
+    assert not set(heavy) & set(found.stdout.split())
 
 
 def test_help_lists_every_verb_and_starts_with_the_quickstart():

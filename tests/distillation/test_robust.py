@@ -18,7 +18,8 @@ from fedkd.distillation.robust import cosine_outliers, norm_outliers, update_out
 from fedkd.distillation.teachers import Teachers
 from fedkd.distillation.weights import set_weights
 from fedkd.models.adapter import file_metadata, load_adapter
-from fedkd.models.pipeline import SHIPPED, denoiser_of, load_pipeline, resolve_model
+from fedkd.models.pipeline import denoiser_of, load_pipeline
+from fedkd.models.source import SHIPPED, resolve_model
 from fedkd.models.updates import cosine, inner, largest_share, norm, update_of
 from fedkd.recipe import load_recipe
 from fedkd.recipe.sections import TrustConfig

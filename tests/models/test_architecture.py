@@ -9,7 +9,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from fedkd.models.architecture import configurations, counted_cost, without_weights
 from fedkd.models.flops import decoder_flop, denoiser_flop, encoder_flop, model_cost, text_encoder_flop
-from fedkd.models.pipeline import ModelError
+from fedkd.models.source import ModelError
 from tests.models.test_flops import CLIP_L, UNET_SD_1_5, VAE_SD_1_5
 
 UNET_SD_2_1 = UNET_SD_1_5 | dict(

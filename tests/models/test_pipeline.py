@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from fedkd.models.pipeline import ModelError, load_pipeline, named_scheduler, resolve_model, save_pipeline
+from fedkd.models.pipeline import load_pipeline, named_scheduler, save_pipeline
+from fedkd.models.source import ModelError, resolve_model
 
 
 def test_the_shipped_model_is_a_small_plain_diffusers_folder() -> None:

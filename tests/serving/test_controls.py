@@ -20,7 +20,7 @@ from fedkd.data.condition_bytes import arrived, pack
 from fedkd.data.condition_maps import canny
 from fedkd.data.digits import handwriting, render
 from fedkd.models.controlnet_folder import save_controlnet
-from fedkd.models.pipeline import ModelError
+from fedkd.models.source import ModelError
 from fedkd.serving.device import EdgeClient, EdgeError
 from fedkd.serving.edge import create_app
 from fedkd.serving.split_request import Condition

@@ -19,7 +19,8 @@ from safetensors.torch import load_file, save_file
 from fedkd.checkpoints.cache import CheckpointCache
 from fedkd.checkpoints.registry import Registry
 from fedkd.inference.step_engine import StepEngine
-from fedkd.models.pipeline import ModelError, load_pipeline
+from fedkd.models.pipeline import load_pipeline
+from fedkd.models.source import ModelError
 from fedkd.serving.device import AsyncEdgeClient, EdgeClient
 from fedkd.serving.edge import create_app
 from fedkd.serving.errors import EdgeFault

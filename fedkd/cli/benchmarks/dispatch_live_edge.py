@@ -21,7 +21,7 @@ from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel
 
 from fedkd.cli.benchmarks.dispatch_live import Site
 from fedkd.cli.benchmarks.dispatch_live_load import NUMBER_HEADER, PATH
-from fedkd.models.pipeline import SHIPPED
+from fedkd.models.source import SHIPPED
 from fedkd.serving.balancing import rule_of
 from fedkd.serving.connections import server_config
 from fedkd.serving.edge import create_app

@@ -86,7 +86,8 @@ def measure(repeats: int) -> tuple[dict[Cell, list[Passed]], dict[str, float], b
 
     from fedkd.cli.benchmarks.limiter import limited
     from fedkd.inference.timing import measured_seconds
-    from fedkd.models.pipeline import load_pipeline, resolve_model
+    from fedkd.models.pipeline import load_pipeline
+    from fedkd.models.source import resolve_model
     from fedkd.serving.device import EdgeClient
     from fedkd.serving.loopback import serve_in_process
 

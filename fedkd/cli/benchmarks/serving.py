@@ -117,7 +117,7 @@ def wanted(request: Request) -> ServingOptions:
 def model(options: ServingOptions, scratch: Path, request: Request) -> str:
     """The folder of the model: the shipped tiny-sd, or sd15 made in `scratch`."""
     from fedkd.cli.benchmarks.serving_model import random_sd15
-    from fedkd.models.pipeline import SHIPPED
+    from fedkd.models.source import SHIPPED
 
     if options.model == "tiny-sd":
         return str(SHIPPED / "tiny-sd")

@@ -129,7 +129,7 @@ def differing(wanted: Sequence[tuple[Cut, bytes]], outputs: Sequence[Path]) -> l
 def published(scratch: Path) -> tuple[Path, str, Path]:
     """(registry, name:version, folder) of the latest that the quickstart has published, or of its base model."""
     from fedkd.checkpoints.registry import Registry
-    from fedkd.models.pipeline import SHIPPED
+    from fedkd.models.source import SHIPPED
     from fedkd.recipe import load_recipe, registry_dir
 
     recipe = load_recipe("quickstart")

@@ -38,7 +38,8 @@ def random_sd15(folder: Path, *, resolution: int = 512, dtype: str = "float32", 
     from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel
 
     from fedkd.cli.benchmarks.step_variants import SD15_UNET
-    from fedkd.models.pipeline import DTYPES, SHIPPED
+    from fedkd.models.pipeline import DTYPES
+    from fedkd.models.source import SHIPPED
 
     tokens = folder.with_name(f"{folder.name}-tokenizer")
     shutil.copytree(SHIPPED / "tiny-sd" / "tokenizer", tokens, dirs_exist_ok=True)

@@ -61,7 +61,7 @@ def measure_real_size(options: ServingOptions, scratch: Path) -> Overhead:
     """
     from fedkd.cli.benchmarks.serving_model import random_sd15
     from fedkd.cli.benchmarks.serving_rival import rival_in_process
-    from fedkd.models.pipeline import SHIPPED
+    from fedkd.models.source import SHIPPED
     from fedkd.serving.loopback import serve_in_process
 
     resolution, dtype, device = options.real_resolution, options.dtype, options.device

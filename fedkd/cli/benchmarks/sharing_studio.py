@@ -28,7 +28,8 @@ class Studio:
 
     def __init__(self) -> None:
         from fedkd.evaluation.accuracy import judge
-        from fedkd.models.pipeline import load_pipeline, resolve_model
+        from fedkd.models.pipeline import load_pipeline
+        from fedkd.models.source import resolve_model
         from fedkd.serving.components import component_files, model_digest
 
         folder = resolve_model("tiny-sd")

@@ -69,7 +69,7 @@ def varied(place: int, folder: Path) -> Path:
     import torch
     from safetensors.torch import load_file, save_file
 
-    from fedkd.models.pipeline import SHIPPED
+    from fedkd.models.source import SHIPPED
 
     shutil.copytree(SHIPPED / "tiny-sd", folder)
     path = next((folder / "unet").glob("*.safetensors"))

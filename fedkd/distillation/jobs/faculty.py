@@ -16,7 +16,8 @@ from fedkd.distillation.jobs.foreign_adapter import own_form
 from fedkd.distillation.student import NAME, PREVIOUS
 from fedkd.distillation.teachers import BASE
 from fedkd.models.adapter import AdapterError, load_adapter, remove_adapters
-from fedkd.models.pipeline import SHIPPED, denoiser_of, load_pipeline, resolve_model
+from fedkd.models.pipeline import denoiser_of, load_pipeline
+from fedkd.models.source import SHIPPED, resolve_model
 from fedkd.recipe import Recipe, TeacherConfig
 from fedkd.training.noise import NoiseSchedule
 

@@ -27,7 +27,8 @@ from fedkd.evaluation.accuracy import judge
 from fedkd.evaluation.distillation_report import write_distillation_report
 from fedkd.evaluation.steps import Row, draw_sheets, score
 from fedkd.models.adapter import diffusers_lora_bytes
-from fedkd.models.pipeline import load_pipeline, resolve_model, save_pipeline
+from fedkd.models.pipeline import load_pipeline, save_pipeline
+from fedkd.models.source import resolve_model
 from fedkd.recipe import Recipe, save_recipe
 from fedkd.training.loop import accelerator_for, is_main_process
 
