@@ -15,14 +15,17 @@ umask 077
 mkdir -p secrets/cloud secrets/nodes
 cd secrets
 openssl ecparam -name secp384r1 -genkey -noout -out ca.key
-openssl req -x509 -new -key ca.key -sha384 -days 365 -subj "/CN=fedkd deployment" -out cloud/ca.crt
+openssl req -x509 -new -key ca.key -sha384 -days 365 -subj "/CN=fedkd deployment" \
+    -addext "keyUsage=critical,keyCertSign,cRLSign" -out cloud/ca.crt
 openssl ecparam -name secp384r1 -genkey -noout -out cloud/superlink.key
 openssl req -new -key cloud/superlink.key -subj "/CN=$host" -out superlink.csr
 case $host in
     *[!0-9.]*) name="DNS:$host" ;;
     *) name="IP:$host" ;;
 esac
-printf 'subjectAltName=%s\nbasicConstraints=critical,CA:FALSE\n' "$name" >extensions
+# The SuperLink's own processes call it at 127.0.0.1.
+printf 'subjectAltName=%s,IP:127.0.0.1,DNS:localhost\nbasicConstraints=critical,CA:FALSE
+subjectKeyIdentifier=hash\nauthorityKeyIdentifier=keyid\n' "$name" >extensions
 openssl x509 -req -in superlink.csr -CA cloud/ca.crt -CAkey ca.key -sha384 -days 365 -extfile extensions \
     -out cloud/superlink.crt
 rm superlink.csr extensions

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from fedkd.recipe import Recipe
     from server.processes import FlowerRun
 
-DEFAULT = "127.0.0.1:8000"  # where flower-superlink listens
+LOOPBACK = "127.0.0.1"
+DEFAULT = f"{LOOPBACK}:8000"  # where flower-superlink listens
 TOKEN = "FEDKD_TOKEN"
 
 
@@ -105,14 +106,36 @@ def check(local: bool, netns: bool, superlink: str, root_certificates: str, inse
     if root_certificates and not Path(root_certificates).expanduser().is_file():
         raise ValueError(f"--root-certificates {root_certificates}: no such file; give the authority's certificate")
     ca = Path(root_certificates).expanduser() if root_certificates else None
+    check_answer(superlink, host, int(port), ca)
+    if ca and host != LOOPBACK:
+        check_own_processes(int(port), ca)
+
+
+def check_answer(superlink: str, host: str, port: int, ca: Path | None) -> None:
+    """ValueError unless a SuperLink answers there, with a certificate of the authority in the file `ca`, if any."""
     try:
-        with socket.create_connection((host, int(port)), timeout=5.0) as connection:
+        with socket.create_connection((host, port), timeout=5.0) as connection:
             if ca:
                 shake_hands(connection, host, ca, superlink)
     except OSError as error:
         raise ValueError(
             f"no SuperLink answers at {superlink} ({error}); start flower-superlink, or give --superlink HOST:PORT"
         ) from error
+
+
+def check_own_processes(port: int, ca: Path) -> None:
+    """ValueError when what listens at 127.0.0.1 has no certificate for it, as a SuperLink's own processes want there.
+
+    They would end with that error in the SuperLink's log alone, and a run would wait for them for ever.
+    """
+    with contextlib.suppress(OSError), socket.create_connection((LOOPBACK, port), timeout=5.0) as connection:
+        try:
+            ssl.create_default_context(cafile=str(ca)).wrap_socket(connection, server_hostname=LOOPBACK).close()
+        except ssl.SSLCertVerificationError as error:
+            raise ValueError(
+                f"the SuperLink's certificate is not for {LOOPBACK} ({error.verify_message}), where its own processes "
+                f"call it; make one for both (subjectAltName=…,IP:{LOOPBACK})"
+            ) from error
 
 
 def shake_hands(connection: socket.socket, host: str, ca: Path, superlink: str) -> None:

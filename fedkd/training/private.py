@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import secrets
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -20,6 +21,8 @@ from fedkd.recipe import DPConfig
 from fedkd.training.loop import Progress, TrainingError, cosine, new_optimizer, thinned
 
 LossOf = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
+# A layer of frozen inputs still gets the gradient of its output, which is all that Opacus' hooks need.
+warnings.filterwarnings("ignore", message="Full backward hook is firing", module=__name__)
 
 
 @dataclass(frozen=True)

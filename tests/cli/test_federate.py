@@ -86,6 +86,11 @@ def test_a_certificate_that_does_not_fit_is_told_before_a_run_folder_is_made(
         assert "does not fit the SuperLink" in said(*words, str(tmp_path / "wrong" / CA))
         assert "no certificate in PEM" in said(*words, str(tmp_path / "none.crt"))
         assert "--registry-host" in said(*words, str(tmp_path / "right" / CA))  # the handshake went well
+    make_certificates(tmp_path / "named", ["localhost"])
+    with listening(tmp_path / "named") as place:
+        port = place.rpartition(":")[2]
+        words = ["quickstart", "--superlink", f"localhost:{port}", "--root-certificates"]
+        assert "the SuperLink's certificate is not for 127.0.0.1" in said(*words, str(tmp_path / "named" / CA))
     with listening(None) as place:
         plain = ["quickstart", "--superlink", place, "--root-certificates", str(tmp_path / "right" / CA)]
         assert "speaks no TLS" in said(*plain)

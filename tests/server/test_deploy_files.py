@@ -96,6 +96,21 @@ def test_nodes_are_the_quickstarts_and_each_is_registered(made: Path, tmp_path: 
         assert (made / f"secrets/cloud/{service}.pub").is_file()
 
 
+@pytest.mark.parametrize("name", [["-verify_hostname", "cloud"], ["-verify_ip", "127.0.0.1"]], ids=["nodes", "own"])
+def test_the_certificate_is_for_the_nodes_and_for_the_superlinks_own_processes(made: Path, name: list[str]) -> None:
+    where = made / "secrets/cloud"
+    command = [
+        "openssl",
+        "verify",
+        "-x509_strict",
+        "-CAfile",
+        str(where / "ca.crt"),
+        *name,
+        str(where / "superlink.crt"),
+    ]
+    assert subprocess.run(command, capture_output=True).returncode == 0
+
+
 def test_keys_are_nobody_elses_and_are_not_made_twice(made: Path) -> None:
     keys = [*(made / "secrets/nodes").iterdir(), made / "secrets/cloud/superlink.key", made / "secrets/token.env"]
     assert len(keys) == len(NODES) + 2 and not [key for key in keys if key.stat().st_mode & 0o077]
