@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fedkd.cli.carry_out import LOOPBACK
+
 if TYPE_CHECKING:
     from fedkd.recipe import Recipe
     from server.processes import FlowerRun
 
-LOOPBACK = "127.0.0.1"
 DEFAULT = f"{LOOPBACK}:8000"  # where flower-superlink listens
 TOKEN = "FEDKD_TOKEN"
+OTHER_ADDRESS = 64  # X509_V_ERR_IP_ADDRESS_MISMATCH of OpenSSL
 
 
 def federate(
@@ -128,14 +130,18 @@ def check_own_processes(port: int, ca: Path) -> None:
 
     They would end with that error in the SuperLink's log alone, and a run would wait for them for ever.
     """
-    with contextlib.suppress(OSError), socket.create_connection((LOOPBACK, port), timeout=5.0) as connection:
-        try:
+    try:
+        with socket.create_connection((LOOPBACK, port), timeout=5.0) as connection:
             ssl.create_default_context(cafile=str(ca)).wrap_socket(connection, server_hostname=LOOPBACK).close()
-        except ssl.SSLCertVerificationError as error:
-            raise ValueError(
-                f"the SuperLink's certificate is not for {LOOPBACK} ({error.verify_message}), where its own processes "
-                f"call it; make one for both (subjectAltName=…,IP:{LOOPBACK})"
-            ) from error
+    except ssl.SSLCertVerificationError as error:
+        if error.verify_code != OTHER_ADDRESS:
+            return  # of another authority: this is not the SuperLink
+        raise ValueError(
+            f"the SuperLink's certificate is not for {LOOPBACK} ({error.verify_message}), where its own processes "
+            f"call it; make one for both (subjectAltName=…,IP:{LOOPBACK})"
+        ) from error
+    except OSError:
+        return  # it listens at another address, and its own processes call it there
 
 
 def shake_hands(connection: socket.socket, host: str, ca: Path, superlink: str) -> None:
