@@ -10,6 +10,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -128,3 +129,9 @@ def test_a_unit_gives_flower_options_that_it_has(unit: str) -> None:
     for config in UNIT_CONFIG.findall(text):
         node = node_of(Context(0, 0, parse_config_args([config]), RecordDict(), {}), load_recipe("quickstart"), "")
         assert node.role in ("edge", "user") and node.edge == "edge-0"
+
+
+def test_the_image_takes_torch_from_fedkds_own_range() -> None:
+    project = tomllib.loads((DEPLOY.parent / "pyproject.toml").read_text("utf-8"))["project"]
+    wanted = next(each for each in project["dependencies"] if each.startswith("torch>"))
+    assert f"'{wanted}' --index-url" in (DEPLOY / "Dockerfile").read_text("utf-8")
